@@ -1,0 +1,88 @@
+"""``llava-ultra``: a table of commands; each is a function of its own module that takes ``argv``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from typing import Callable, Dict, List, Optional, Tuple
+
+COMMANDS: Dict[str, Tuple[str, str]] = {
+    "enable": ("llava_ultra_ext.cli:enable", "switch LLaVA-Ultra on in this Python environment"),
+    "disable": ("llava_ultra_ext.cli:disable", "switch it off; LLaVA is stock again"),
+    "doctor": ("llava_ultra_ext.cli:doctor", "what is active, for which LLaVA, and whether every seam fits"),
+    "merge": ("llava_ultra_ext.train.merge:main", "merge a LoRA folder into one that LLaVA opens without model_base"),
+    "score-frames": ("llava_ultra_ext.eval.score_frames:main", "teacher scores of every frame, after stage 1"),
+    "answer": ("llava_ultra_ext.eval.generate:main", "answer a question file, exams included"),
+}
+
+
+def enable(argv: List[str]) -> int:
+    """Write the activation line; refuses a LLaVA that it does not know."""
+    from llava_ultra_ext import activate
+
+    argparse.ArgumentParser(prog="llava-ultra enable", description=COMMANDS["enable"][1]).parse_args(argv)
+    path = activate.enable()
+    _say(f"enabled: {path} (one line; `llava-ultra disable` removes it, ULTRA_EXT=off skips it once)")
+    return 0
+
+
+def disable(argv: List[str]) -> int:
+    """Remove the activation line."""
+    from llava_ultra_ext import activate, llava_seams
+
+    argparse.ArgumentParser(prog="llava-ultra disable", description=COMMANDS["disable"][1]).parse_args(argv)
+    _say("disabled: LLaVA is stock again" if activate.disable() else "was not enabled: nothing to remove")
+    folder = llava_seams.llava_folder()
+    if folder is not None and activate.is_patched(folder):
+        _say(f"note: {folder} still carries the patch; scripts/apply_patches.sh <checkout> --reverse removes it")
+    return 0
+
+
+def doctor(argv: List[str]) -> int:
+    """Print the state; exit status 1 when LLaVA is absent or unknown."""
+    from llava_ultra_ext.doctor import describe, examine
+
+    argparse.ArgumentParser(prog="llava-ultra doctor", description=COMMANDS["doctor"][1]).parse_args(argv)
+    report = examine()
+    _say(describe(report))
+    return 1 if report.problems else 0
+
+
+def _say(text: str) -> None:
+    """What a command answers goes to standard output, bare; logging is for what happens meanwhile."""
+    sys.stdout.write(text + "\n")
+
+
+def _usage() -> str:
+    lines = [f"  {name:14}{text}" for name, (_, text) in COMMANDS.items()]
+    return "usage: llava-ultra COMMAND [options]\n\n" + "\n".join(lines) + "\n\nllava-ultra COMMAND --help says more."
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run one command.
+
+    Returns:
+        Exit status: 0 done, 1 the command failed for a reason that it has said, 2 unknown command.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _say(_usage())
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        sys.stderr.write(f"llava-ultra: no command {name!r}.\n{_usage()}\n")
+        return 2
+    module, function = COMMANDS[name][0].split(":")
+    command: Callable[[List[str]], Optional[int]] = getattr(importlib.import_module(module), function)
+    try:
+        return command(rest) or 0
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.stderr.write(f"llava-ultra {name}: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

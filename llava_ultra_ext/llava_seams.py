@@ -1,0 +1,327 @@
+"""THE boundary: every name of LLaVA that this package binds, checked before any of them is changed.
+
+LLaVA binds names at import (``from … import``, ``import *``), so a replacement must land in the module that *uses* the
+name, right after that module was imported and before it runs. Each `Seam` is one such name: the host module, the
+parameters we count on, what we put there and why. `check` reads the installed LLaVA's source without importing it;
+`bind` is called by the import hook of :mod:`llava_ultra_ext.activate`; `undo` puts LLaVA's own objects back.
+
+With any vision tower that is not ours, every replacement hands over to LLaVA's own object.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+logger = logging.getLogger(__name__)
+
+Replacement = Callable[[Any, ModuleType], Any]
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One name of LLaVA: where it lives, what we count on, what we bind, and why.
+
+    Args:
+        module: host module, as ``llava.train.train``.
+        name: global of that module, or ``Class.method``.
+        parameters: parameter names in order for a function, constructor-less classes and data give ``None``.
+        replace: takes LLaVA's object and the host module, returns ours. ``None``: bound later, by the piece that ``why``
+            names, only while a run of ours lasts; listed here so that it is checked with the rest.
+        why: what breaks without it.
+    """
+
+    module: str
+    name: str
+    parameters: Optional[Tuple[str, ...]]
+    replace: Optional[Replacement]
+    why: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.module}:{self.name}"
+
+
+def _train(original: Any, host: ModuleType) -> Any:
+    def train(attn_implementation: Optional[str] = None) -> Any:
+        from llava_ultra_ext.train.program import run_training
+
+        return run_training(host, original, attn_implementation)
+
+    return train
+
+
+def _build_vision_tower(original: Any, host: ModuleType) -> Any:
+    def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> Any:
+        from llava_ultra_ext.model.builders import is_ultra, tower_from_config
+
+        if is_ultra(vision_tower_cfg):
+            return tower_from_config(vision_tower_cfg)
+        return original(vision_tower_cfg, **kwargs)
+
+    return build_vision_tower
+
+
+def _build_vision_projector(original: Any, host: ModuleType) -> Any:
+    def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any) -> Any:
+        from llava_ultra_ext.model.builders import is_ultra, projector_from_config
+
+        if is_ultra(config):
+            return projector_from_config(config)
+        return original(config, delay_load=delay_load, **kwargs)
+
+    return build_vision_projector
+
+
+def _model_class(original: Any, host: ModuleType) -> Any:
+    from llava_ultra_ext.model.dispatch import ModelDispatch
+
+    return ModelDispatch(original)
+
+
+def _load_pretrained_model(original: Any, host: ModuleType) -> Any:
+    def load_pretrained_model(model_path: str, model_base: Optional[str], model_name: str, *args: Any, **kwargs: Any):
+        from llava_ultra_ext.model.loading import load_pretrained
+
+        return load_pretrained(original, model_path, model_base, model_name, *args, **kwargs)
+
+    return load_pretrained_model
+
+
+def _conv_templates(original: Dict[str, Any], host: ModuleType) -> Dict[str, Any]:
+    from llava_ultra_ext.conversation import templates
+
+    return {**original, **templates(host.Conversation, host.SeparatorStyle)}
+
+
+def _model_worker(original: Any, host: ModuleType) -> Any:
+    from llava_ultra_ext.serve.worker import exam_stream_gate
+
+    return exam_stream_gate(original, host)
+
+
+_TRAINING = "bound by train/program.py for a run of ours: "
+
+SEAMS: Tuple[Seam, ...] = (
+    Seam("llava.conversation", "conv_templates", None, _conv_templates, "the Chinese templates, by --version and --conv-mode"),
+    Seam(
+        "llava.model.llava_arch",
+        "build_vision_tower",
+        ("vision_tower_cfg", "**kwargs"),
+        _build_vision_tower,
+        "LLaVA's builder knows CLIP only and refuses any other name",
+    ),
+    Seam(
+        "llava.model.llava_arch",
+        "build_vision_projector",
+        ("config", "delay_load", "**kwargs"),
+        _build_vision_projector,
+        "mm_projector must hold P1, P2, alpha and the feature score",
+    ),
+    Seam(
+        "llava.model.llava_arch",
+        "LlavaMetaForCausalLM.prepare_inputs_labels_for_multimodal",
+        ("self", "input_ids", "position_ids", "attention_mask", "past_key_values", "labels", "images", "image_sizes"),
+        None,
+        "overridden by model/ultra_arch.py: one frame of an exam is chosen before LLaVA's own splice",
+    ),
+    Seam(
+        "llava.model.llava_arch",
+        "LlavaMetaForCausalLM.encode_images",
+        ("self", "images"),
+        None,
+        "overridden by model/ultra_arch.py: hands LLaVA's splice the frames that were chosen",
+    ),
+    Seam(
+        "llava.model.llava_arch",
+        "LlavaMetaModel.initialize_vision_modules",
+        ("self", "model_args", "fsdp"),
+        None,
+        "overridden by model/ultra_arch.py: LLaVA copies a fixed list of flags and forgets every other",
+    ),
+    Seam("llava.model.builder", "LlavaLlamaForCausalLM", None, _model_class, "a folder of ours needs our model class"),
+    Seam("llava.model.builder", "LlavaMistralForCausalLM", None, _model_class, "the same for Mistral (LLaVA-Med v1.5)"),
+    Seam(
+        "llava.model.builder",
+        "load_pretrained_model",
+        (
+            *("model_path", "model_base", "model_name", "load_8bit", "load_4bit", "device_map", "device"),
+            *("use_flash_attn", "**kwargs"),
+        ),
+        _load_pretrained_model,
+        "LLaVA decides by substrings of the folder's name, loads half precision on a CPU and does not notice a missing projector",
+    ),
+    Seam("llava.train.train", "train", ("attn_implementation",), _train, "sees --vision_tower before anything is parsed or loaded"),
+    Seam("llava.train.train", "ModelArguments", None, None, _TRAINING + "our flags"),
+    Seam("llava.train.train", "DataArguments", None, None, _TRAINING + "our flags"),
+    Seam("llava.train.train", "LlavaLlamaForCausalLM", None, None, _TRAINING + "our model, Mistral included"),
+    Seam("llava.train.train", "LLaVATrainer", None, None, _TRAINING + "L_adr, logs, complete checkpoints"),
+    Seam(
+        "llava.train.train",
+        "make_supervised_data_module",
+        ("tokenizer", "data_args"),
+        None,
+        _TRAINING + "several images a sample, Chinese lengths, exact labels",
+    ),
+    Seam(
+        "llava.train.train",
+        "safe_save_model_for_hf_trainer",
+        ("trainer", "output_dir"),
+        None,
+        _TRAINING + "LLaVA's calls torch.cuda.synchronize, which fails without CUDA",
+    ),
+    Seam(
+        "llava.serve.model_worker",
+        "ModelWorker.generate_stream_gate",
+        ("self", "params"),
+        _model_worker,
+        "the worker hides every error, gives up after 15 s and cannot say which frame was chosen",
+    ),
+    Seam("llava.serve.model_worker", "TextIteratorStreamer", None, None, "bound with ModelWorker for a model of ours: the 15 s"),
+)
+
+KNOWN_STATES: Dict[str, str] = {
+    "0a2b6436": "PyPI release 1.2.2.post1 (git tag v1.2.2.post1)",
+    "46ce3c89": "git head with the version string 1.2.2.post1",
+}
+"""`fingerprint` -> the LLaVA states that this package is tested with."""
+
+
+class UnknownLlava(RuntimeError):
+    """The installed LLaVA lacks a name, or gives a function other parameters, than this package counts on."""
+
+
+def llava_folder() -> Optional[Path]:
+    """The folder of the ``llava`` package that Python would import, or ``None``; imports nothing."""
+    spec = importlib.util.find_spec("llava")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(list(spec.submodule_search_locations)[0])
+
+
+def _source_file(folder: Path, module: str) -> Path:
+    return folder.joinpath(*module.split(".")[1:]).with_suffix(".py")
+
+
+def fingerprint(folder: Path) -> str:
+    """Eight hex digits over the source files that the seams name."""
+    digest = hashlib.sha256()
+    for module in sorted({seam.module for seam in SEAMS}):
+        path = _source_file(folder, module)
+        digest.update(path.read_bytes() if path.is_file() else b"absent")
+    return digest.hexdigest()[:8]
+
+
+def known_as(folder: Path) -> str:
+    """Which tested LLaVA state this is; empty for an untested one, whose seams may fit all the same."""
+    return KNOWN_STATES.get(fingerprint(folder), "")
+
+
+def _parameters(node: ast.AST) -> Optional[Tuple[str, ...]]:
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return None
+    names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+    if node.args.vararg:
+        names.append("*" + node.args.vararg.arg)
+    if node.args.kwarg:
+        names.append("**" + node.args.kwarg.arg)
+    return tuple(names)
+
+
+def _bound_names(body: List[ast.stmt]) -> Dict[str, ast.AST]:
+    """Names that a module's (or class's) body binds, without running it; ``*`` stands for a star import."""
+    names: Dict[str, ast.AST] = {}
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names[node.name] = node
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names.update({alias.asname or alias.name: node for alias in node.names})
+        elif isinstance(node, ast.Assign):
+            names.update({target.id: node for target in node.targets if isinstance(target, ast.Name)})
+    return names
+
+
+def _find(folder: Path, module: str, parts: List[str]) -> Optional[ast.AST]:
+    """The definition of a dotted name as a module sees it; follows one ``from … import`` inside LLaVA."""
+    path = _source_file(folder, module)
+    body = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
+    node: Optional[ast.AST] = None
+    for part in parts:
+        names = _bound_names(body)
+        node = names.get(part, names.get("*"))
+        if isinstance(node, ast.ImportFrom) and len(parts) == 1:
+            base = module.split(".")[: -node.level] if node.level else []
+            source = ".".join([*base, *((node.module or "").split("."))])
+            return _find(folder, source, parts) if source.startswith("llava.") and "*" not in names else node
+        body = getattr(node, "body", [])
+    return node
+
+
+def _misfit(seam: Seam, folder: Path) -> Optional[str]:
+    path = _source_file(folder, seam.module)
+    if not path.is_file():
+        return f"{seam.title}: {path} does not exist"
+    node = _find(folder, seam.module, seam.name.split("."))
+    if node is None:
+        return f"{seam.title}: no such name in {path}"
+    found = _parameters(node)
+    if seam.parameters is not None and found != seam.parameters:
+        return f"{seam.title}: expected parameters {seam.parameters}, found {found}"
+    return None
+
+
+def check(folder: Path) -> List[str]:
+    """Compare every seam with LLaVA's source; nothing is imported or changed.
+
+    Returns:
+        One sentence for each seam that does not fit; empty when all fit.
+    """
+    return [problem for problem in (_misfit(seam, folder) for seam in SEAMS) if problem]
+
+
+_originals: Dict[Tuple[int, str], Tuple[Any, str, Any]] = {}
+
+
+def rebind(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute and remember LLaVA's own object, so that `undo` can put it back."""
+    _originals.setdefault((id(owner), name), (owner, name, getattr(owner, name)))
+    setattr(owner, name, value)
+
+
+def bind(host: ModuleType, module_name: Optional[str] = None) -> List[str]:
+    """Bind the seams of one freshly imported LLaVA module.
+
+    Args:
+        host: the module object; ``sys.modules["__main__"]`` for a program that runs by ``python -m``.
+        module_name: the LLaVA name of that module, when it differs from ``host.__name__``.
+
+    Returns:
+        The titles of the seams that were bound.
+    """
+    bound = []
+    for seam in SEAMS:
+        if seam.module != (module_name or host.__name__) or seam.replace is None:
+            continue
+        owner: Any = host
+        *parents, name = seam.name.split(".")
+        for parent in parents:
+            owner = getattr(owner, parent)
+        original = getattr(owner, name)
+        if getattr(original, "_ultra_seam", False):
+            continue
+        rebind(owner, name, seam.replace(original, host))
+        bound.append(seam.title)
+    return bound
+
+
+def undo() -> None:
+    """Put back every object of LLaVA that `bind` or `rebind` replaced in this process."""
+    for owner, name, value in reversed(list(_originals.values())):
+        setattr(owner, name, value)
+    _originals.clear()
