@@ -1,0 +1,218 @@
+"""Flags that extend LLaVA's dataclasses, and the settings that travel with a checkpoint.
+
+`UltraModelArguments` and `UltraDataArguments` are mixed into LLaVA's own ``ModelArguments`` and ``DataArguments``
+(LLaVA ``train/train.py``), so LLaVA's parser shows and checks them. `UltraSettings` is the part that decides what the
+model *is*: it is written into ``config.json`` as ``ultra_…`` and read back by ``load_pretrained_model``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Optional
+
+STRATEGIES = ("none", "feature", "attention", "likelihood", "first", "random", "all", "oracle")
+TAUGHT = ("attention", "likelihood")
+"""Strategies whose feature score is distilled from a teacher that reads the findings (eq. 5)."""
+
+ATTENTION_LAYERS = 2
+"""Default N of eq. 4. Our choice: the paper does not give it; deeper layers of the prototype were no better."""
+
+MODEL_TYPES = {
+    "llama": "llama",
+    "llava_llama": "llama",
+    "llava": "llama",
+    "mistral": "mistral",
+    "llava_mistral": "mistral",
+}
+"""``model_type`` of a base folder -> backbone; ``llava`` is what LLaVA-Med v1.0 and LLaVA 1.0 wrote."""
+
+
+def _flag(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+def _choice(value: str, flag: str, allowed: tuple) -> None:
+    if value not in allowed:
+        raise ValueError(f"--{flag} {value}: not a known value. Allowed: {', '.join(allowed)}.")
+
+
+@dataclass
+class UltraModelArguments:
+    """Flags of the tower (section 3.2) and of the sampler (section 3.3)."""
+
+    clip_tower: Optional[str] = _flag(None, "CLIP encoder: a Hugging Face folder or hub name.")
+    sam_tower: Optional[str] = _flag(None, "SAM encoder: a Hugging Face folder, a hub name or segment-anything's .pth.")
+    sam_image_size: Optional[int] = _flag(
+        None, "Side of SAM's input in pixels, a multiple of 16. Default: what the SAM folder says (1024)."
+    )
+    sam_token_merge: str = _flag("unshuffle", "SAM grid to CLIP grid: unshuffle (whole cells, keeps detail) | pool.")
+    sam_select_feature: str = _flag("neck", "SAM features: neck (256 channels) | last_hidden (before the neck).")
+    sam_trainable: str = _flag("none", "What of SAM learns: none | neck (a copy under mm_projector).")
+    encoder_batch_size: int = _flag(8, "Frames that go through the encoders (and the teacher) at once.")
+    mm_fusion_alpha: str = _flag("scalar", "alpha of eq. 2: scalar | channel (one per hidden channel).")
+    adr_strategy: str = _flag("likelihood", f"How one frame of an exam is chosen: {' | '.join(STRATEGIES)}.")
+    adr_top_k: int = _flag(1, "Frames kept of an exam.")
+    adr_layers: Optional[int] = _flag(
+        None, f"First N LLM layers that the teacher uses. Default: attention {ATTENTION_LAYERS}, likelihood all."
+    )
+    adr_temperature: float = _flag(0.5, "Softmax temperature of the teacher's z-scored scores in eq. 5.")
+    adr_loss_weight: float = _flag(1.0, "Weight of L_adr (eq. 5) beside the language-model loss.")
+    adr_warmup: float = _flag(
+        0.1, "Random choice for this long: below 1 a share of the run's steps, from 1 on a number of steps."
+    )
+    adr_select_by: str = _flag("student", "Who picks the frame in training: student (s_fea) | teacher.")
+    adr_weights: Optional[str] = _flag(
+        None, "Index of w in eq. 3: channel | token | token_channel. Default: token_channel for feature, else channel."
+    )
+    adr_seed: int = _flag(0, "Seed of the random baseline and of --max_frames.")
+
+    def __post_init__(self) -> None:
+        parent = getattr(super(), "__post_init__", None)
+        if parent is not None:
+            parent()
+        _choice(self.sam_token_merge, "sam_token_merge", ("unshuffle", "pool"))
+        _choice(self.sam_select_feature, "sam_select_feature", ("neck", "last_hidden"))
+        _choice(self.sam_trainable, "sam_trainable", ("none", "neck"))
+        _choice(self.mm_fusion_alpha, "mm_fusion_alpha", ("scalar", "channel"))
+        _choice(self.adr_strategy, "adr_strategy", STRATEGIES)
+        _choice(self.adr_select_by, "adr_select_by", ("student", "teacher"))
+        if self.adr_weights is not None:
+            _choice(self.adr_weights, "adr_weights", ("channel", "token", "token_channel"))
+        if self.sam_trainable == "neck" and self.sam_select_feature != "neck":
+            raise ValueError(
+                "--sam_trainable neck with --sam_select_feature last_hidden: that feature does not pass the neck. "
+                "Use --sam_select_feature neck, or --sam_trainable none."
+            )
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for name in ("encoder_batch_size", "adr_top_k", "adr_layers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} {value}: must be 1 or more.")
+        if self.adr_temperature <= 0:
+            raise ValueError(f"--adr_temperature {self.adr_temperature}: must be above 0 (the prototype used .5).")
+        for name in ("adr_loss_weight", "adr_warmup"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} {getattr(self, name)}: must be 0 or more.")
+
+
+@dataclass
+class UltraDataArguments:
+    """Flags of exam data (DESIGN section 4)."""
+
+    max_frames: Optional[int] = _flag(None, "At most this many frames an exam: a seeded uniform subset, in order.")
+    on_bad_sample: str = _flag("error", "Bad picture or record: error (stop before the model loads) | skip (and list).")
+    frame_scores: Optional[str] = _flag(
+        None, "Teacher scores that `llava-ultra score-frames` wrote after stage 1. Default: the teacher runs online."
+    )
+    findings_max_length: int = _flag(512, "Findings tokens that the teacher reads; the rest is cut.")
+
+    def __post_init__(self) -> None:
+        parent = getattr(super(), "__post_init__", None)
+        if parent is not None:
+            parent()
+        _choice(self.on_bad_sample, "on_bad_sample", ("error", "skip"))
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ValueError(
+                f"--max_frames {self.max_frames}: an exam keeps at least one frame. "
+                "Give 1 or more, or leave the flag out to use every frame."
+            )
+
+
+@dataclass(frozen=True)
+class UltraSettings:
+    """What a LLaVA-Ultra model is, apart from LLaVA's own config keys.
+
+    Args:
+        sources: encoder kind -> folder, hub name or ``.pth``, in the order of the fusion.
+        widths: encoder kind -> channels that reach the projector; known after the encoders were described.
+        tokens: T, tokens of a frame; 0 until the encoders were described.
+        backbone: ``llama`` or ``mistral``: which thin class loads the folder.
+        separator_ids: token ids that may stand between the ``<image>`` tokens of one redundancy group.
+    """
+
+    sources: Mapping[str, str]
+    clip_select_layer: int = -2
+    clip_select_feature: str = "patch"
+    sam_image_size: Optional[int] = None
+    sam_token_merge: str = "unshuffle"
+    sam_select_feature: str = "neck"
+    sam_trainable: str = "none"
+    encoder_batch_size: int = 8
+    fusion_alpha: str = "scalar"
+    adr_strategy: str = "likelihood"
+    adr_top_k: int = 1
+    adr_layers: Optional[int] = None
+    adr_temperature: float = 0.5
+    adr_loss_weight: float = 1.0
+    adr_warmup: float = 0.1
+    adr_select_by: str = "student"
+    adr_weights: str = "channel"
+    adr_seed: int = 0
+    widths: Mapping[str, int] = field(default_factory=dict)
+    tokens: int = 0
+    backbone: str = "llama"
+    separator_ids: tuple = ()
+
+    @classmethod
+    def from_arguments(cls, args: Any, sources: Mapping[str, str]) -> "UltraSettings":
+        """Settings of a training run, from LLaVA's ModelArguments with ours mixed in."""
+        layers = args.adr_layers
+        if layers is None and args.adr_strategy == "attention":
+            layers = ATTENTION_LAYERS
+        return cls(
+            sources=dict(sources),
+            clip_select_layer=args.mm_vision_select_layer,
+            clip_select_feature=args.mm_vision_select_feature,
+            fusion_alpha=args.mm_fusion_alpha,
+            adr_layers=layers,
+            # Our choice, from the prototype: a distilled score needs no token weights, Func.a alone is steadier with them.
+            adr_weights=args.adr_weights or ("token_channel" if args.adr_strategy == "feature" else "channel"),
+            **{
+                name: getattr(args, name)
+                for name in (
+                    "sam_image_size",
+                    "sam_token_merge",
+                    "sam_select_feature",
+                    "sam_trainable",
+                    "encoder_batch_size",
+                    "adr_strategy",
+                    "adr_top_k",
+                    "adr_temperature",
+                    "adr_loss_weight",
+                    "adr_warmup",
+                    "adr_select_by",
+                    "adr_seed",
+                )
+            },
+        )
+
+    @classmethod
+    def from_config(cls, config: Any) -> "UltraSettings":
+        """Settings of a saved model.
+
+        Raises:
+            ValueError: a key is missing, so the folder was not saved by this package or was edited.
+        """
+        values: Dict[str, Any] = {}
+        for item in dataclasses.fields(cls):
+            key = f"ultra_{item.name}"
+            if not hasattr(config, key):
+                raise ValueError(
+                    f"config.json has no {key}: it was not saved by llava_ultra_ext, or by another version. "
+                    "Load the folder that training wrote, config.json included."
+                )
+            values[item.name] = getattr(config, key)
+        values["separator_ids"] = tuple(values["separator_ids"])
+        return cls(**values)
+
+    def to_config(self, config: Any) -> None:
+        """Write every setting into a Hugging Face config as ``ultra_<name>``."""
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            setattr(config, f"ultra_{item.name}", list(value) if isinstance(value, tuple) else value)
+
+    def replace(self, **changes: Any) -> "UltraSettings":
+        return dataclasses.replace(self, **changes)
