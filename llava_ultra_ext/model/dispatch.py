@@ -1,0 +1,106 @@
+"""From a folder to the right class: ours for a folder of ours, LLaVA's own object for everything else."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Dict, Optional, Tuple
+
+import torch
+from transformers import PretrainedConfig
+
+from llava_ultra_ext.model.builders import is_ultra
+
+logger = logging.getLogger(__name__)
+
+
+def config_dict(folder: str) -> Dict[str, Any]:
+    """``config.json`` of a folder or hub name as it stands; no model class is looked up."""
+    return PretrainedConfig.get_config_dict(folder)[0]
+
+
+def cpu_dtype(stored: Any) -> torch.dtype:
+    """The dtype for a CPU: what the checkpoint stores; float32 in place of float16.
+
+    Our choice: LLaVA asks for float16 everywhere; on a CPU half precision is slow, absent before torch 2.3, and rounds a
+    float32 or bfloat16 checkpoint, so that it would answer otherwise than the model that was trained.
+    """
+    dtype = getattr(torch, str(stored).replace("torch.", ""), torch.float32) if stored else torch.float32
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+class ModelDispatch:
+    """Stands in LLaVA's ``model/builder.py`` for a model class; only ``from_pretrained`` differs, and only for ours."""
+
+    _ultra_seam = True
+
+    def __init__(self, stock: Any) -> None:
+        self._stock = stock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stock, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._stock(*args, **kwargs)
+
+    def from_pretrained(self, path: str, *args: Any, config: Optional[PretrainedConfig] = None, **kwargs: Any) -> Any:
+        """LLaVA's call, answered by our class when the config names a tower of ours."""
+        values = config.to_dict() if config is not None else config_dict(path)
+        if not is_ultra(PretrainedConfig(**values)):
+            extra = {} if config is None else {"config": config}
+            return self._stock.from_pretrained(path, *args, **extra, **kwargs)
+        model_class, model_config = ultra_class(values)
+        if not torch.cuda.is_available() and kwargs.get("torch_dtype") is torch.float16:
+            kwargs["torch_dtype"] = cpu_dtype(values.get("torch_dtype"))
+        return model_class.from_pretrained(path, *args, config=model_config, **kwargs)
+
+
+def ultra_class(values: Dict[str, Any]) -> Tuple[Any, PretrainedConfig]:
+    """Our class and config object for the ``config.json`` of a saved model of ours."""
+    from llava_ultra_ext.model.language_model import BACKBONES
+
+    model_class, config_class = BACKBONES[values["ultra_backbone"]]
+    kept = {name: value for name, value in values.items() if name != "model_type"}
+    return model_class, config_class(**kept)
+
+
+class TrainingDispatch:
+    """Stands for ``LlavaLlamaForCausalLM`` in LLaVA's ``train/train.py`` while a run of ours lasts."""
+
+    def from_pretrained(self, path: str, **kwargs: Any) -> Any:
+        """The base model, LLaMA or Mistral, without the vision parts that its folder may name.
+
+        Those are built by ``initialize_vision_modules``, outside DeepSpeed's ``zero.Init``, from the flags of this run.
+
+        Raises:
+            ValueError: the folder holds another architecture.
+        """
+        from llava_ultra_ext.model.language_model import BACKBONES
+
+        values = config_dict(path)
+        backbone = backbone_of(values, path)
+        model_class, config_class = BACKBONES[backbone]
+        kept = {
+            name: value
+            for name, value in values.items()
+            if not name.startswith(("mm_", "ultra_")) and name not in ("model_type", "use_mm_proj", "architectures")
+        }
+        model = model_class.from_pretrained(path, config=config_class(**kept), **kwargs)
+        model.config.ultra_backbone = backbone
+        return model
+
+
+def backbone_of(values: Dict[str, Any], path: str) -> str:
+    """``llama`` or ``mistral``, from a base folder's ``model_type``.
+
+    Raises:
+        ValueError: any other architecture.
+    """
+    from llava_ultra_ext.arguments import MODEL_TYPES
+
+    found = values.get("model_type")
+    if found not in MODEL_TYPES:
+        raise ValueError(
+            f"--model_name_or_path {path}: model_type {found!r} in its config.json. Allowed: {', '.join(sorted(MODEL_TYPES))} "
+            "(LLaMA, Vicuna, LLaVA-Med, Mistral, or a Chinese model saved with LLaMA's architecture)."
+        )
+    return MODEL_TYPES[found]

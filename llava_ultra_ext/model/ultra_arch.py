@@ -1,0 +1,326 @@
+"""Section 3 of the paper between LLaVA's tower and LLaVA's splice.
+
+`UltraMetaForCausalLM` overrides the two methods through which every LLaVA path goes (training, generate, worker):
+frames are encoded and fused (eq. 2), scored (eq. 3), one frame of each redundancy group is kept, the other ``<image>``
+tokens leave the prompt, and LLaVA's own splice runs on what remains. So the prompt length does not depend on k.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+import torch.distributed
+from llava.constants import IGNORE_INDEX
+from llava.model.llava_arch import LlavaMetaForCausalLM
+
+from llava_ultra_ext.arguments import TAUGHT, UltraSettings
+from llava_ultra_ext.model.groups import Group, find_groups, flatten_images, keep_positions, pad_rows
+from llava_ultra_ext.model.teacher import attention_scores, likelihood_scores
+from llava_ultra_ext.vision.distillation import adr_loss, choice_statistics, teacher_gap
+from llava_ultra_ext.vision.sampler import Selection, gather_frames, select_frames
+
+
+@dataclass(frozen=True)
+class FrameChoice:
+    """Which frames of one redundancy group entered the LLM.
+
+    Args:
+        row: row of the batch.
+        frames: indices within the group, in order.
+        scores: s_fea of every frame of the group (eq. 3).
+    """
+
+    row: int
+    frames: List[int]
+    scores: List[float]
+
+
+@dataclass
+class ExamInputs:
+    """What a batch of exams carries beside LLaVA's own inputs, and what became of it; one per forward pass.
+
+    Args:
+        findings_ids: (E, F) token ids of the findings, for the teacher only.
+        findings_mask: (E, F) bool.
+        frame_scores: (N,) teacher scores from a file, NaN where unknown.
+        valid_frames: (N,) bool, for the ``oracle`` baseline.
+    """
+
+    findings_ids: Optional[torch.Tensor] = None
+    findings_mask: Optional[torch.Tensor] = None
+    frame_scores: Optional[torch.Tensor] = None
+    valid_frames: Optional[torch.Tensor] = None
+    adr_loss: Optional[torch.Tensor] = None
+    statistics: Dict[str, torch.Tensor] = field(default_factory=dict)
+    groups: List[Group] = field(default_factory=list)
+    selection: Optional[Selection] = None
+    scores: Optional[torch.Tensor] = None
+    on_choice: Optional[Callable[[List[FrameChoice]], None]] = None
+
+    def choices(self) -> List[FrameChoice]:
+        """The choice in each redundancy group, in reading order (moves a few numbers to the host)."""
+        if self.selection is None or self.scores is None:
+            return []
+        index, scores = self.selection.index.tolist(), self.scores.float().tolist()
+        found, start, first = [], 0, 0
+        for group, kept in zip(self.groups, self.selection.kept):
+            if group.positions:
+                frames = [i - start for i in index[first : first + kept]]
+                found.append(FrameChoice(group.row, frames, scores[start : start + group.frames]))
+            start, first = start + group.frames, first + kept
+        return found
+
+
+class UltraMetaForCausalLM(LlavaMetaForCausalLM):
+    """Mixed in before LLaVA's class of a backbone; see `llava_ultra_ext.model.language_model`."""
+
+    warmup: bool = False
+    """Set by the trainer: frames are picked at random while the student has not learnt anything yet."""
+    measure_gap: bool = False
+    """Set by the trainer at logging steps: also score the frames with another exam's findings."""
+    scores_from_file: bool = False
+    """Set by the trainer: the teacher's scores come with the batch, no teacher runs."""
+    last_choices: Sequence[FrameChoice] = ()
+    exam_statistics: Optional[Dict[str, torch.Tensor]] = None
+
+    @property
+    def settings(self) -> UltraSettings:
+        return UltraSettings.from_config(self.config)
+
+    @contextlib.contextmanager
+    def exam_inputs(self, inputs: ExamInputs) -> Iterator[ExamInputs]:
+        """Hand `ExamInputs` round LLaVA's fixed signatures; per thread, since the worker answers in threads."""
+        local = self.__dict__.setdefault("_exam_local", threading.local())
+        local.inputs = inputs
+        try:
+            yield inputs
+        finally:
+            local.inputs = None
+
+    def _current_inputs(self) -> ExamInputs:
+        local = self.__dict__.get("_exam_local")
+        return getattr(local, "inputs", None) or ExamInputs()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """LLaVA's forward; the batch may also hold `ExamInputs`' tensors, and the loss gains ``lambda * L_adr``."""
+        names = ("findings_ids", "findings_mask", "frame_scores", "valid_frames")
+        with self.exam_inputs(ExamInputs(**{name: kwargs.pop(name, None) for name in names})) as inputs:
+            output = super().forward(*args, **kwargs)
+        if inputs.adr_loss is not None and output.loss is not None:
+            self.exam_statistics = {"lm_loss": output.loss.detach(), **inputs.statistics}
+            output.loss = output.loss + self.settings.adr_loss_weight * inputs.adr_loss
+        return output
+
+    @torch.no_grad()
+    def generate(self, inputs: Optional[torch.Tensor] = None, images: Any = None, **kwargs: Any) -> Any:
+        """LLaVA's generate; `last_choices` says afterwards which frames were chosen.
+
+        Args:
+            valid_frames: (N,) bool, for the ``oracle`` baseline.
+            streamer: told of the choice (``on_choice``) and of an error (``on_error``) where it has these methods.
+        """
+        streamer = kwargs.get("streamer")
+        current = ExamInputs(
+            valid_frames=kwargs.pop("valid_frames", None), on_choice=getattr(streamer, "on_choice", None)
+        )
+        with self.exam_inputs(current):
+            try:
+                output = super().generate(inputs, images=images, **kwargs)
+            except BaseException as error:
+                if hasattr(streamer, "on_error"):
+                    streamer.on_error(error)
+                raise
+        self.last_choices = current.choices()
+        return output
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """H_v of frames (N, 3, S, S) -> (N, T, D), eq. 2; features (K, T, D) that are chosen already pass unchanged."""
+        if images.ndim == 3:
+            return images
+        model = self.get_model()
+        features = model.get_vision_tower()(images)
+        weight = next(model.mm_projector.parameters())
+        return model.mm_projector({kind: f.to(weight.device, weight.dtype) for kind, f in features.items()})
+
+    def prepare_inputs_labels_for_multimodal(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: Optional[torch.Tensor],
+        attention_mask: Optional[torch.Tensor],
+        past_key_values: Any,
+        labels: Optional[torch.Tensor],
+        images: Any,
+        image_sizes: Any = None,
+    ) -> Tuple[Any, ...]:
+        """Choose frames, shorten the prompt to them, then LLaVA's own splice (``llava_arch.py``).
+
+        Raises:
+            ValueError: the images of a row do not match its ``<image>`` tokens.
+        """
+        if images is None or input_ids.shape[1] == 1:
+            return super().prepare_inputs_labels_for_multimodal(
+                input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes
+            )
+        frames, per_row = flatten_images(images)
+        rows = _real_tokens(input_ids, attention_mask)
+        groups = find_groups([row.tolist() for row in rows], set(self.settings.separator_ids), frames.shape[0], per_row)
+        h = self.encode_images(frames)
+        selection = self._choose(h, groups)
+        features = gather_frames(h, selection.index, selection.weights)
+        row_labels = _real_tokens(labels, attention_mask) if labels is not None else None
+        new_ids, new_mask, new_labels, features = _shorten(rows, row_labels, groups, selection.kept, features)
+        if attention_mask is None and len(rows) == 1:
+            new_mask = None
+        return super().prepare_inputs_labels_for_multimodal(
+            new_ids, None, new_mask, past_key_values, new_labels, features, image_sizes
+        )
+
+    def _choose(self, h: torch.Tensor, groups: Sequence[Group]) -> Selection:
+        """Score the frames (eq. 3), ask the teacher in training (eq. 4), keep K of each group."""
+        inputs, settings = self._current_inputs(), self.settings
+        sizes = [group.frames for group in groups]
+        inputs.groups = list(groups)
+        inputs.scores = scores = self.get_model().mm_projector.sampler(h)
+        teacher = self._teacher_scores(h, groups, inputs, settings) if self.training else None
+        inputs.selection = selection = select_frames(
+            scores,
+            sizes,
+            strategy=settings.adr_strategy,
+            top_k=settings.adr_top_k,
+            training=self.training,
+            warmup=self.warmup,
+            select_by=settings.adr_select_by,
+            teacher_scores=teacher,
+            valid=inputs.valid_frames,
+        )
+        if self.training:
+            taught = teacher if teacher is not None else torch.full_like(scores, math.nan)
+            # Also without a teacher: every rank must walk the same graph, so w always takes part with a zero.
+            inputs.adr_loss = adr_loss(taught, scores, sizes, settings.adr_temperature)
+            statistics = choice_statistics(teacher, scores, sizes, selection)
+            statistics["loss"] = inputs.adr_loss.detach()
+            inputs.statistics.update({f"adr_{name}": value for name, value in statistics.items()})
+        if inputs.on_choice is not None:
+            inputs.on_choice(inputs.choices())
+        return selection
+
+    def _teacher_scores(
+        self, h: torch.Tensor, groups: Sequence[Group], inputs: ExamInputs, settings: UltraSettings
+    ) -> Optional[torch.Tensor]:
+        """(N,) teacher scores, NaN where there is none: from the file, or one pass of the LLM a frame (eq. 4)."""
+        if settings.adr_strategy not in TAUGHT:
+            return None
+        if inputs.frame_scores is not None and self.scores_from_file:
+            return inputs.frame_scores.to(h.device, torch.float32)
+        ids, mask = inputs.findings_ids, inputs.findings_mask
+        if ids is None or mask is None:
+            return None
+        scores = self.score_frames(h.detach(), groups, ids, mask)
+        if self.measure_gap:
+            own, own_mask = ids, mask
+            ids, mask = self._other_findings(own, own_mask)
+            swapped = self.score_frames(h.detach(), groups, ids, mask)
+            inputs.statistics["adr_teacher_gap"] = teacher_gap(scores, swapped, [group.frames for group in groups])
+        self._previous_findings = (inputs.findings_ids, inputs.findings_mask)
+        return scores
+
+    def _other_findings(self, ids: torch.Tensor, mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Findings of another exam for each row: the next row's, for a batch of one the previous batch's."""
+        if ids.shape[0] > 1:
+            return ids.roll(1, 0), mask.roll(1, 0)
+        previous = getattr(self, "_previous_findings", None)
+        if previous is None:
+            return ids, torch.zeros_like(mask)
+        return previous[0][-1:].to(ids.device), previous[1][-1:].to(ids.device)
+
+    @torch.no_grad()
+    def score_frames(
+        self, h: torch.Tensor, groups: Sequence[Group], findings_ids: torch.Tensor, findings_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Teacher score of every frame that has rivals and findings, NaN elsewhere.
+
+        Args:
+            h: (N, T, D) projected frames.
+            findings_ids: (E, F), findings_mask: (E, F) bool.
+
+        Returns:
+            (N,) float32.
+        """
+        settings, row_of, index, start = self.settings, [], [], 0
+        has_findings = findings_mask.any(dim=1).tolist()
+        for group in groups:
+            if group.frames > 1 and has_findings[group.row]:
+                index.extend(range(start, start + group.frames))
+                row_of.extend([group.row] * group.frames)
+            start += group.frames
+        scores = torch.full((h.shape[0],), math.nan, device=h.device)
+        rounds = self._rounds(math.ceil(len(index) / settings.encoder_batch_size), h.device)
+        if rounds == 0:
+            return scores
+        places = torch.tensor(index, dtype=torch.long, device=h.device)
+        exam_of_frame = torch.tensor(row_of, dtype=torch.long, device=h.device)
+        common = dict(layers=settings.adr_layers, batch_size=settings.encoder_batch_size, rounds=rounds)
+        frames = h[places]
+        if settings.adr_strategy == "attention":
+            found = attention_scores(self.get_model(), frames, findings_ids, findings_mask, exam_of_frame, **common)
+        else:
+            found = likelihood_scores(
+                *(self.get_model(), self.lm_head, frames, findings_ids, findings_mask, exam_of_frame),
+                bos_token_id=self.config.bos_token_id,
+                **common,
+            )
+        return scores.index_copy(0, places, found.float())
+
+    def _rounds(self, own: int, device: torch.device) -> int:
+        """Passes that every rank runs: under ZeRO-3 each layer is gathered by all ranks together (LLaVA#699)."""
+        partitioned = hasattr(self.lm_head.weight, "ds_id")
+        if not (partitioned and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+            return own
+        rounds = torch.tensor(own, device=device)
+        torch.distributed.all_reduce(rounds, op=torch.distributed.ReduceOp.MAX)
+        return int(rounds)
+
+
+def _real_tokens(ids: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> List[torch.Tensor]:
+    """Rows without their padding."""
+    if attention_mask is None:
+        return list(ids)
+    return [row[mask] for row, mask in zip(ids, attention_mask.bool())]
+
+
+def _shorten(
+    rows: Sequence[torch.Tensor],
+    labels: Optional[Sequence[torch.Tensor]],
+    groups: Sequence[Group],
+    kept: Sequence[int],
+    features: torch.Tensor,
+) -> Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor], torch.Tensor]:
+    """Drop the ``<image>`` tokens that lost, and give LLaVA's splice one feature slot for each that stays.
+
+    LLaVA's splice takes one slot for a row without images too; a text-only row that brought no picture lends one.
+    """
+    new_ids, new_labels, slots, first = [], [], [], 0
+    start_of = [0]
+    for count in kept:
+        start_of.append(start_of[-1] + count)
+    for row, ids in enumerate(rows):
+        own = [i for i, group in enumerate(groups) if group.row == row]
+        places = keep_positions(ids.tolist(), [groups[i] for i in own], [kept[i] for i in own])
+        index = torch.tensor(places, device=ids.device)
+        new_ids.append(ids[index])
+        if labels is not None:
+            new_labels.append(labels[row][index])
+        for i in own:
+            slots.extend(range(start_of[i], start_of[i] + kept[i]))
+        if not own:
+            slots.append(first)
+    padded, mask = pad_rows(new_ids, 0)
+    padded_labels = pad_rows(new_labels, IGNORE_INDEX)[0] if labels is not None else None
+    if slots != list(range(features.shape[0])):
+        features = features[torch.tensor(slots, device=features.device)]
+    return padded, mask, padded_labels, features

@@ -1,0 +1,118 @@
+"""How the tower and the projector join a language model, and where their first weights come from.
+
+LLaVA's ``initialize_vision_modules`` copies a fixed list of flags into the config and forgets every other; ours keeps
+`UltraSettings`, so that ``load_pretrained_model`` restores the model from the folder alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+import torch
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from llava_ultra_ext.arguments import UltraSettings
+from llava_ultra_ext.model.builders import build_projector, build_tower
+from llava_ultra_ext.train.trainable import load_projector, projector_state
+
+logger = logging.getLogger(__name__)
+
+
+class UltraMetaModel:
+    """Mixed in before LLaVA's model class of a backbone."""
+
+    config: Any
+    dtype: torch.dtype
+
+    def initialize_vision_modules(self, model_args: Any, fsdp: Any = None) -> None:
+        """Build tower and projector for training, and record every setting in the config.
+
+        The projector starts from ``--pretrain_mm_mlp_adapter`` where given, else from the projector in the base folder
+        (LLaVA's or LLaVA-Med's becomes P1; one of ours is taken whole), else fresh.
+
+        Raises:
+            ValueError: an encoder is missing or the grids cannot be merged, or the adapter does not fit.
+        """
+        settings = model_args.ultra_settings
+        tower = build_tower(settings, model_args.vision_tower)
+        tower.load_model()
+        described = tower.describe()
+        settings = settings.replace(widths=dict(described.widths), tokens=described.tokens)
+        config = self.config
+        settings.replace(backbone=getattr(config, "ultra_backbone", "llama")).to_config(config)
+        config.mm_vision_tower = model_args.vision_tower
+        config.use_mm_proj = True
+        config.mm_projector_type = model_args.mm_projector_type
+        config.mm_hidden_size = tower.hidden_size
+        config.mm_vision_select_layer = model_args.mm_vision_select_layer
+        config.mm_vision_select_feature = model_args.mm_vision_select_feature
+        config.mm_patch_merge_type = model_args.mm_patch_merge_type
+        # A plain object on purpose: frozen encoders are neither partitioned by ZeRO-3 nor saved with the model.
+        self.vision_tower = tower
+        projector = build_projector(settings, config.hidden_size, config.mm_projector_type, tower)
+        self._first_weights(projector, model_args)
+        if is_deepspeed_zero3_enabled():
+            # ZeRO-3 refuses a model of two dtypes; it keeps float32 master weights itself.
+            projector = projector.to(self.dtype)
+        self.mm_projector = projector
+
+    def _first_weights(self, projector: torch.nn.Module, model_args: Any) -> None:
+        if model_args.pretrain_mm_mlp_adapter is not None:
+            path = Path(model_args.pretrain_mm_mlp_adapter)
+            load_projector(projector, torch.load(path, map_location="cpu"), source=str(path), strict=True)
+            return
+        state = read_projector(Path(model_args.model_name_or_path))
+        if state:
+            load_projector(projector, state, source=model_args.model_name_or_path, strict=False)
+
+
+def read_projector(folder: Path) -> Dict[str, torch.Tensor]:
+    """The ``mm_projector`` tensors of a model folder, read without the rest of its weights.
+
+    Returns:
+        Names as in the file -> tensors; empty for a language model without a projector, or a hub name.
+    """
+    files = _weight_files(folder)
+    state: Dict[str, torch.Tensor] = {}
+    for path in files:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(str(path), framework="pt") as handle:
+                state.update({name: handle.get_tensor(name) for name in handle.keys() if "mm_projector" in name})
+        else:
+            state.update(projector_state(torch.load(path, map_location="cpu")))
+    return state
+
+
+def _weight_files(folder: Path) -> list:
+    for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        index = folder / index_name
+        if index.is_file():
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            return sorted({folder / file for name, file in weight_map.items() if "mm_projector" in name})
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+    return []
+
+
+def separator_ids(tokenizer: Any, names: Optional[list] = None) -> tuple:
+    """Ids of tokens that may stand between the ``<image>`` tokens of one group: white space, and LLaVA's im_start/im_end.
+
+    Args:
+        tokenizer: the slow tokenizer that LLaVA trains with.
+        names: further tokens to count as separators.
+
+    Returns:
+        Sorted token ids.
+    """
+    found = set()
+    for text in ("\n", "\n\n", " ", "  ", "\t", "\r\n", "\n ", " \n"):
+        found.update(tokenizer(text, add_special_tokens=False).input_ids)
+    for token in ("▁", "▁▁", "<0x0A>", "<0x0D>", "<0x09>", "<0x20>", "\n", "Ċ", "Ġ", *(names or ())):
+        found.add(tokenizer.convert_tokens_to_ids(token))
+    return tuple(sorted(i for i in found if i is not None and i != tokenizer.unk_token_id))
