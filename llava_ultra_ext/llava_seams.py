@@ -106,6 +106,12 @@ def _model_worker(original: Any, host: ModuleType) -> Any:
     return exam_stream_gate(original, host)
 
 
+def _streamer(original: Any, host: ModuleType) -> Any:
+    from llava_ultra_ext.serve.worker import exam_streamer
+
+    return exam_streamer(original, host)
+
+
 _TRAINING = "bound by train/program.py for a run of ours: "
 
 SEAMS: Tuple[Seam, ...] = (
@@ -181,9 +187,9 @@ SEAMS: Tuple[Seam, ...] = (
         "ModelWorker.generate_stream_gate",
         ("self", "params"),
         _model_worker,
-        "the worker hides every error, gives up after 15 s and cannot say which frame was chosen",
+        "the worker hides every error, and cannot say which frame was chosen",
     ),
-    Seam("llava.serve.model_worker", "TextIteratorStreamer", None, None, "bound with ModelWorker for a model of ours: the 15 s"),
+    Seam("llava.serve.model_worker", "TextIteratorStreamer", None, _streamer, "gives up after 15 s without a token"),
 )
 
 KNOWN_STATES: Dict[str, str] = {

@@ -106,14 +106,29 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
         local = self.__dict__.get("_exam_local")
         return getattr(local, "inputs", None) or ExamInputs()
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """LLaVA's forward; the batch may also hold `ExamInputs`' tensors, and the loss gains ``lambda * L_adr``."""
-        names = ("findings_ids", "findings_mask", "frame_scores", "valid_frames")
-        with self.exam_inputs(ExamInputs(**{name: kwargs.pop(name, None) for name in names})) as inputs:
-            output = super().forward(*args, **kwargs)
-        if inputs.adr_loss is not None and output.loss is not None:
-            self.exam_statistics = {"lm_loss": output.loss.detach(), **inputs.statistics}
-            output.loss = output.loss + self.settings.adr_loss_weight * inputs.adr_loss
+    def forward(
+        self,
+        input_ids: Optional[torch.Tensor] = None,
+        attention_mask: Optional[torch.Tensor] = None,
+        position_ids: Optional[torch.Tensor] = None,
+        findings_ids: Optional[torch.Tensor] = None,
+        findings_mask: Optional[torch.Tensor] = None,
+        frame_scores: Optional[torch.Tensor] = None,
+        valid_frames: Optional[torch.Tensor] = None,
+        **kwargs: Any,
+    ) -> Any:
+        """LLaVA's forward; the batch may also hold `ExamInputs`' tensors, and the loss gains ``lambda * L_adr``.
+
+        The first three names are spelt out because Transformers' ``generate`` asks the signature for them.
+        """
+        exam = ExamInputs(findings_ids, findings_mask, frame_scores, valid_frames)
+        with self.exam_inputs(exam):
+            output = super().forward(
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
+            )
+        if exam.adr_loss is not None and output.loss is not None:
+            self.exam_statistics = {"lm_loss": output.loss.detach(), **exam.statistics}
+            output.loss = output.loss + self.settings.adr_loss_weight * exam.adr_loss
         return output
 
     @torch.no_grad()
