@@ -1,0 +1,263 @@
+"""Adaptive sampling of a redundancy group: score every frame, keep the best (paper section 3.3, equation 3).
+
+Shapes: N frames of a batch (all groups one after another), G groups, k frames of one group, T tokens a frame,
+D hidden size of the LLM, M kept frames of the batch.
+
+Nothing here waits for the device: group sizes are plain integers, so every shape is known on the host and the choice
+itself stays a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SCORER_WEIGHTS = ("channel", "token", "token_channel")
+STRATEGIES = ("none", "feature", "attention", "likelihood", "first", "random", "all", "oracle")
+LEARNT_STRATEGIES = ("feature", "attention", "likelihood")  # the ones that follow the scorer, hence know a warm-up
+TAUGHT_STRATEGIES = ("attention", "likelihood")
+
+
+class FrameScorer(nn.Module):
+    """The feature score of equation 3: a learnt weighted average of a frame's projected features.
+
+    The paper's index runs over channels while its text speaks of tokens, so both are offered. Features pass a LayerNorm
+    without affine weights first (Our choice: the score must not depend on the projector's scale), and all maths is
+    float32 whatever the parameter dtype or autocast, because frames of one sweep differ little.
+
+    * ``channel``: one weight a channel, tokens averaged. Steadiest under distillation.
+    * ``token_channel``: the product of a weight a token and a weight a channel. Steadier when the choice itself is
+      trained (strategy ``feature``).
+    * ``token``: one weight a token on the mean absolute value of its channels (a LayerNormed token's channel mean is
+      zero by construction). For comparison only: it picks badly.
+
+    Args:
+        hidden_size: D.
+        tokens: T; needed by the two kinds that weigh tokens.
+        weights: one of ``SCORER_WEIGHTS``.
+
+    Raises:
+        ValueError: for an unknown kind of weights.
+    """
+
+    def __init__(self, hidden_size: int, tokens: int, weights: str = "channel") -> None:
+        super().__init__()
+        if weights not in SCORER_WEIGHTS:
+            raise ValueError(f"Scorer weights {weights!r} are unknown: choose one of {', '.join(SCORER_WEIGHTS)}.")
+        self.hidden_size, self.tokens, self.weights = hidden_size, tokens, weights
+        self.channel_weights = nn.Parameter(torch.empty(hidden_size)) if "channel" in weights else None
+        self.token_weights = nn.Parameter(torch.empty(tokens)) if "token" in weights else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small random channel weights, so that scores never tie; token weights start as a plain average."""
+        if self.channel_weights is not None:
+            nn.init.normal_(self.channel_weights, std=0.02)
+        if self.token_weights is not None:
+            nn.init.constant_(self.token_weights, 1.0 / self.tokens)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Scores frames.
+
+        Args:
+            h: projected features (N, T, D), any floating dtype.
+
+        Returns:
+            s_fea (N,), float32.
+
+        Raises:
+            ValueError: if T or D differ from what the weights were built for.
+        """
+        if h.shape[-1] != self.hidden_size or (self.token_weights is not None and h.shape[1] != self.tokens):
+            raise ValueError(
+                f"The frame scorer got features {tuple(h.shape)}, but was built for (N, {self.tokens}, "
+                f"{self.hidden_size}). Use the image size and LLM that the scorer was trained with."
+            )
+        with torch.autocast(h.device.type, enabled=False):
+            normed = F.layer_norm(h.float(), (self.hidden_size,))  # (N, T, D)
+            channels, tokens = self.channel_weights, self.token_weights
+            per_token = normed.abs().mean(-1) if channels is None else normed @ channels.float()  # (N, T)
+            return per_token.mean(-1) if tokens is None else per_token @ tokens.float()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which frames of a batch enter the LLM.
+
+    Attributes:
+        index: (M,) long, positions among the N frames, group after group, in frame order.
+        kept: how many frames each group keeps, min(top_k, k).
+        weights: (M, N) straight-through weights or None. Their value is zero; their gradient is that of the softmax
+            over the frames that the kept one competed with (those that were not preferred to it).
+    """
+
+    index: Tensor
+    kept: list[int]
+    weights: Tensor | None = None
+
+
+def pad_groups(values: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Brings flat per-frame values into one row a group.
+
+    Args:
+        values: (N,).
+        sizes: frames of each group; they sum to N.
+
+    Returns:
+        values (G, kmax), zero where a group is shorter, and the mask (G, kmax) that is True on real frames.
+    """
+    lengths = _lengths(sizes, values.shape[0])
+    place = torch.arange(max(sizes, default=0))
+    mask = place < lengths[:, None]  # (G, kmax)
+    grid = (lengths.cumsum(0) - lengths)[:, None] + place
+    grid = _to(grid.masked_fill(~mask, 0), values.device)
+    mask = _to(mask, values.device)
+    return values[grid].masked_fill(~mask, 0), mask
+
+
+def select_frames(
+    scores: Tensor,
+    sizes: Sequence[int],
+    *,
+    strategy: str,
+    top_k: int = 1,
+    training: bool = False,
+    warmup: bool = False,
+    select_by: str = "student",
+    teacher_scores: Tensor | None = None,
+    valid: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Selection:
+    """Chooses the frames of every group (the ``Sampling`` of equation 3).
+
+    Args:
+        scores: the scorer's s_fea (N,). Inference follows nothing else.
+        sizes: frames of each group; they sum to N. A group of one is never sampled.
+        strategy: ``feature``, ``attention`` and ``likelihood`` follow the scores (only ``feature`` lets the gradient of
+            the answer reach them); ``oracle`` takes the first valid frames and fills up by score; ``first``, ``random``
+            and ``all`` are baselines; ``none`` expects groups of one and keeps the first frame of a longer group.
+        top_k: frames to keep of a group.
+        training: whether warm-up, teacher and straight-through gradient apply.
+        warmup: pick at random while the scores mean nothing yet (training of a strategy that follows the scores).
+        select_by: ``teacher`` lets training of a taught strategy follow ``teacher_scores``, where a group has them.
+        teacher_scores: (N,), not finite where there is no teacher.
+        valid: (N,) bool, the frames that show what the text describes; for ``oracle``.
+        generator: a CPU generator; default: the global one, which LLaVA's checkpoints restore.
+
+    Returns:
+        The selection. Ties go to the earlier frame.
+
+    Raises:
+        ValueError: for an unknown strategy, sizes that do not fit, or missing ``valid_frames`` / teacher scores.
+    """
+    _check_choice(strategy, top_k, select_by)
+    lengths = _lengths(sizes, scores.shape[0])
+    group = torch.arange(len(lengths)).repeat_interleave(lengths)  # (N,) on the host
+    same = _to(group[:, None] == group[None, :], scores.device)  # (N, N)
+    warm = training and warmup and strategy in LEARNT_STRATEGIES
+    taught = training and not warm and strategy in TAUGHT_STRATEGIES and select_by == "teacher"
+    if strategy == "random" or warm:
+        preference = _to(torch.rand(scores.shape[0], generator=generator), scores.device)
+    elif strategy == "oracle":
+        preference = _valid_first(scores, same, valid)
+    elif taught:
+        preference = _by_teacher(scores, same, teacher_scores)
+    elif strategy in LEARNT_STRATEGIES:
+        preference = scores.detach()
+    else:
+        preference = -torch.arange(scores.shape[0], device=scores.device)
+    limit = {"none": 1, "all": max(sizes, default=1)}.get(strategy, top_k)
+    kept = [min(limit, size) for size in sizes]
+    rank = _rank(preference, same)
+    dropped = rank >= _to(torch.tensor(kept, dtype=torch.long)[group], scores.device)  # (N,)
+    index = torch.sort(dropped.to(torch.uint8), stable=True).indices[: sum(kept)]  # host knows the count: no wait
+    soft = strategy == "feature" and training
+    return Selection(index, kept, _straight_through(scores, same, rank, index) if soft else None)
+
+
+def gather_frames(h: Tensor, index: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Takes the kept frames, with the straight-through gradient where the selection carries one.
+
+    Args:
+        h: projected features (N, T, D).
+        index: ``Selection.index`` (M,).
+        weights: ``Selection.weights`` (M, N) or None.
+
+    Returns:
+        (M, T, D), exactly ``h[index]``. With weights, a kept frame's gradient also reaches the scores of all frames it
+        competed with, and through the scorer their features.
+    """
+    kept = h.index_select(0, index)
+    if weights is None:
+        return kept
+    # The weights are zero, so h needs no gradient here; the product exists for the gradient of the weights.
+    change = weights.to(h.dtype) @ h.detach().flatten(1)  # (M, T*D)
+    return kept + change.view_as(kept)
+
+
+def _rank(preference: Tensor, same: Tensor) -> Tensor:
+    """(N,): how many frames of its group go before each frame. NaN comes last, ties go to the earlier frame."""
+    key = torch.nan_to_num(preference.float(), nan=float("-inf"), posinf=float("inf"), neginf=float("-inf"))
+    place = torch.arange(len(key), device=key.device)
+    tie_won = (key[None, :] == key[:, None]) & (place[None, :] < place[:, None])
+    ahead = (key[None, :] > key[:, None]) | tie_won  # (N, N): column goes before row
+    return (same & ahead).sum(1)
+
+
+def _straight_through(scores: Tensor, same: Tensor, rank: Tensor, index: Tensor) -> Tensor:
+    """(M, N) weights of value 0 and softmax gradient.
+
+    Our choice for top_k > 1: the r-th pick competes with the frames that were not picked before it, as in drawing
+    without replacement.
+    """
+    rivals = same[index] & (rank[None, :] >= rank[index][:, None])  # (M, N)
+    soft = scores.float()[None, :].masked_fill(~rivals, float("-inf")).softmax(-1)
+    return soft - soft.detach()
+
+
+def _valid_first(scores: Tensor, same: Tensor, valid: Tensor | None) -> Tensor:
+    if valid is None or valid.shape != scores.shape:
+        given = "none" if valid is None else f"shape {tuple(valid.shape)}"
+        raise ValueError(
+            f"Strategy 'oracle' needs a validity flag for each of the {len(scores)} frames, got {given}: "
+            "add 'valid_frames' to the exams, or choose another strategy."
+        )
+    frames = scores.shape[0]
+    place = torch.arange(frames, device=scores.device)
+    return torch.where(valid.to(scores.device, torch.bool), frames - place, -_rank(scores.detach(), same))
+
+
+def _by_teacher(scores: Tensor, same: Tensor, teacher_scores: Tensor | None) -> Tensor:
+    if teacher_scores is None or teacher_scores.shape != scores.shape:
+        given = "none" if teacher_scores is None else f"shape {tuple(teacher_scores.shape)}"
+        raise ValueError(
+            f"Picking by the teacher needs a teacher score for each of the {len(scores)} frames, got {given}: "
+            "compute them, or let training pick by the student."
+        )
+    teacher = teacher_scores.detach().to(scores.device, torch.float32)
+    unknown = (same & ~torch.isfinite(teacher)[None, :]).any(1)  # (N,): somewhere in the frame's group
+    return torch.where(unknown, scores.detach().float(), teacher)
+
+
+def _check_choice(strategy: str, top_k: int, select_by: str) -> None:
+    if strategy not in STRATEGIES:
+        raise ValueError(f"Sampling strategy {strategy!r} is unknown: choose one of {', '.join(STRATEGIES)}.")
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}, but at least 1 frame must be kept: give 1 or more.")
+    if select_by not in ("student", "teacher"):
+        raise ValueError(f"select_by is {select_by!r}: choose 'student' or 'teacher'.")
+
+
+def _lengths(sizes: Sequence[int], frames: int) -> Tensor:
+    if any(size < 1 for size in sizes) or sum(sizes) != frames:
+        raise ValueError(f"Group sizes {list(sizes)} must be 1 or more and sum to the {frames} frames given.")
+    return torch.tensor(list(sizes), dtype=torch.long)
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the device without waiting for it."""
+    return tensor.to(device, non_blocking=True)
