@@ -1,0 +1,54 @@
+"""Packaging of llava_ultra_ext.
+
+The base install pins nothing of LLaVA's world: torch, transformers and LLaVA itself are whatever the user's
+environment already has, and ``pip install llava_ultra_ext`` must not move them. Extras add what a task needs; fully
+pinned sets that are known to work together are in ``requirements/``.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "llava": ["llava-torch==1.2.2.post1"],
+    "llava-git": ["llava @ git+https://github.com/haotian-liu/LLaVA.git@v1.2.2.post1"],
+    "train": ["deepspeed>=0.12.6", "peft>=0.4,<0.11"],
+    "sam": ["segment-anything==1.0"],
+    "flash": ["flash-attn>=2.3"],
+    "dicom": ["pydicom>=3,<4", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg"],
+    "eval": ["jieba", "sacrebleu", "shortuuid"],
+    "dev": [
+        "mypy",
+        "pre-commit",
+        "pre-commit-hooks",
+        "pydicom-data",
+        "pytest",
+        "pytest-xdist",
+        "ruff",
+        "types-PyYAML",
+        "types-requests",
+        "types-tqdm",
+    ],
+}
+readme = Path(__file__).with_name("README.md")
+
+setup(
+    name="llava_ultra_ext",
+    version="0.1.0",
+    description="LLaVA-Ultra (CLIP and SAM fused, one frame chosen of an exam, Chinese) as a plugin for LLaVA",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["llava_ultra_ext", "llava_ultra_ext.*"]),
+    package_data={"llava_ultra_ext": ["py.typed"]},
+    install_requires=["numpy", "packaging", "pillow", "tqdm"],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["llava-ultra = llava_ultra_ext.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
