@@ -49,7 +49,10 @@ class _BindAfterImport(importlib.abc.Loader):
 
 
 class _Hook(importlib.abc.MetaPathFinder):
-    """Wraps the loader of each LLaVA module that the seams name; checks all seams before the first."""
+    """Wraps the loader of each LLaVA module that the seams name; checks all seams before LLaVA itself is imported.
+
+    Not later: ``llava/model/__init__.py`` swallows every error of its imports, `UnknownLlava` among them.
+    """
 
     def __init__(self) -> None:
         self._searching = False
@@ -58,15 +61,15 @@ class _Hook(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
     ) -> Optional[importlib.machinery.ModuleSpec]:
-        if self._searching or not fullname.startswith("llava."):
+        if self._searching or fullname.split(".")[0] != "llava":
             return None
         from llava_ultra_ext import llava_seams
 
-        if all(seam.module != fullname for seam in llava_seams.SEAMS):
+        if fullname != "llava" and all(seam.module != fullname for seam in llava_seams.SEAMS):
             return None
         self._searching = True
         try:
-            if not self._llava_fits():
+            if not self.llava_fits() or fullname == "llava":
                 return None
             spec = importlib.util.find_spec(fullname)
         finally:
@@ -75,12 +78,15 @@ class _Hook(importlib.abc.MetaPathFinder):
             spec.loader = _BindAfterImport(spec.loader)
         return spec
 
-    def _llava_fits(self) -> bool:
+    def llava_fits(self) -> bool:
+        """Whether every seam fits; the first time it is asked, a misfit is logged, or raised (`_refuse`)."""
         if self._fits is None:
             from llava_ultra_ext import llava_seams
 
             folder = llava_seams.llava_folder()
-            problems = llava_seams.check(folder) if folder is not None else ["llava is not installed"]
+            if folder is None:
+                return False
+            problems = llava_seams.check(folder)
             self._fits = not problems
             if problems:
                 _refuse(problems)
@@ -113,16 +119,17 @@ def arm() -> bool:
     """
     if os.environ.get("ULTRA_EXT", "").lower() == "off":
         return False
-    if not is_armed():
-        hook = _Hook()
-        sys.meta_path.insert(0, hook)
-        loaded = [name for name in sys.modules if name.startswith("llava.")]
-        if loaded:
-            from llava_ultra_ext import llava_seams
+    if is_armed():
+        return True
+    hook = _Hook()
+    sys.meta_path.insert(0, hook)
+    loaded = [name for name in sys.modules if name.split(".")[0] == "llava"]
+    # A patched LLaVA arrives here while its own import has begun.
+    if loaded and hook.llava_fits():
+        from llava_ultra_ext import llava_seams
 
-            for name in loaded:
-                if any(seam.module == name for seam in llava_seams.SEAMS) and hook._llava_fits():
-                    llava_seams.bind(sys.modules[name])
+        for name in loaded:
+            llava_seams.bind(sys.modules[name])
     return True
 
 

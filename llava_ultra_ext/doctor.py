@@ -37,6 +37,7 @@ class Report:
 
 
 ACTIVE = ("enabled", "patched", "enabled and patched")
+OFF = "off (ULTRA_EXT=off)"
 
 
 def examine() -> Report:
@@ -49,7 +50,7 @@ def examine() -> Report:
         ways.append("patched")
     state = " and ".join(ways) or "disabled"
     if os.environ.get("ULTRA_EXT", "").lower() == "off":
-        state = "off (ULTRA_EXT=off)"
+        state = OFF
     if folder is None:
         return Report(state, None, "", ["llava is not installed in this environment"])
     return Report(state, folder, llava_seams.known_as(folder), llava_seams.check(folder))
@@ -81,6 +82,8 @@ def _verdict(report: Report) -> str:
         return "no LLaVA here; install llava-torch==1.2.2.post1 (pip install --no-deps) or a checkout of it"
     if report.problems:
         return "this LLaVA is unknown: nothing of it is changed; install 1.2.2.post1 (PyPI or git)"
+    if report.state == OFF:
+        return "LLaVA is stock while ULTRA_EXT=off is set; unset it (and run `llava-ultra enable` if that was not done)"
     if not report.ready:
         return "LLaVA is stock; run `llava-ultra enable` to switch LLaVA-Ultra on"
     if importlib.util.find_spec("torch") is None:

@@ -10,14 +10,17 @@ With any vision tower that is not ours, every replacement hands over to LLaVA's 
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from llava_ultra_ext.llava_source import Definitions, llava_folder, parameters, source_file
+
+__all__ = ["KNOWN_STATES", "SEAMS", "Seam", "UnknownLlava", "bind", "check", "fingerprint", "known_as", "llava_folder"]
+__all__ += ["rebind", "undo"]
 
 logger = logging.getLogger(__name__)
 
@@ -203,23 +206,11 @@ class UnknownLlava(RuntimeError):
     """The installed LLaVA lacks a name, or gives a function other parameters, than this package counts on."""
 
 
-def llava_folder() -> Optional[Path]:
-    """The folder of the ``llava`` package that Python would import, or ``None``; imports nothing."""
-    spec = importlib.util.find_spec("llava")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(list(spec.submodule_search_locations)[0])
-
-
-def _source_file(folder: Path, module: str) -> Path:
-    return folder.joinpath(*module.split(".")[1:]).with_suffix(".py")
-
-
 def fingerprint(folder: Path) -> str:
     """Eight hex digits over the source files that the seams name."""
     digest = hashlib.sha256()
     for module in sorted({seam.module for seam in SEAMS}):
-        path = _source_file(folder, module)
+        path = source_file(folder, module)
         digest.update(path.read_bytes() if path.is_file() else b"absent")
     return digest.hexdigest()[:8]
 
@@ -229,54 +220,17 @@ def known_as(folder: Path) -> str:
     return KNOWN_STATES.get(fingerprint(folder), "")
 
 
-def _parameters(node: ast.AST) -> Optional[Tuple[str, ...]]:
-    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        return None
-    names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-    if node.args.vararg:
-        names.append("*" + node.args.vararg.arg)
-    if node.args.kwarg:
-        names.append("**" + node.args.kwarg.arg)
-    return tuple(names)
-
-
-def _bound_names(body: List[ast.stmt]) -> Dict[str, ast.AST]:
-    """Names that a module's (or class's) body binds, without running it; ``*`` stands for a star import."""
-    names: Dict[str, ast.AST] = {}
-    for node in body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names[node.name] = node
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            names.update({alias.asname or alias.name: node for alias in node.names})
-        elif isinstance(node, ast.Assign):
-            names.update({target.id: node for target in node.targets if isinstance(target, ast.Name)})
-    return names
-
-
-def _find(folder: Path, module: str, parts: List[str]) -> Optional[ast.AST]:
-    """The definition of a dotted name as a module sees it; follows one ``from … import`` inside LLaVA."""
-    path = _source_file(folder, module)
-    body = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
-    node: Optional[ast.AST] = None
-    for part in parts:
-        names = _bound_names(body)
-        node = names.get(part, names.get("*"))
-        if isinstance(node, ast.ImportFrom) and len(parts) == 1:
-            base = module.split(".")[: -node.level] if node.level else []
-            source = ".".join([*base, *((node.module or "").split("."))])
-            return _find(folder, source, parts) if source.startswith("llava.") and "*" not in names else node
-        body = getattr(node, "body", [])
-    return node
-
-
-def _misfit(seam: Seam, folder: Path) -> Optional[str]:
-    path = _source_file(folder, seam.module)
+def _misfit(seam: Seam, folder: Path, llava: Definitions) -> Optional[str]:
+    path = source_file(folder, seam.module)
     if not path.is_file():
         return f"{seam.title}: {path} does not exist"
-    node = _find(folder, seam.module, seam.name.split("."))
+    try:
+        node = llava.find(seam.module, seam.name)
+    except SyntaxError as error:
+        return f"{seam.title}: this Python cannot read {error.filename or path} (line {error.lineno}: {error.msg})"
     if node is None:
         return f"{seam.title}: no such name in {path}"
-    found = _parameters(node)
+    found = parameters(node)
     if seam.parameters is not None and found != seam.parameters:
         return f"{seam.title}: expected parameters {seam.parameters}, found {found}"
     return None
@@ -288,16 +242,26 @@ def check(folder: Path) -> List[str]:
     Returns:
         One sentence for each seam that does not fit; empty when all fit.
     """
-    return [problem for problem in (_misfit(seam, folder) for seam in SEAMS) if problem]
+    llava = Definitions(folder)
+    return [problem for problem in (_misfit(seam, folder, llava) for seam in SEAMS) if problem]
 
 
-_originals: Dict[Tuple[int, str], Tuple[Any, str, Any]] = {}
+_bound: Dict[Tuple[int, str], Tuple[Any, str, Any, Any]] = {}
+"""Owner, name, LLaVA's object, ours."""
 
 
 def rebind(owner: Any, name: str, value: Any) -> None:
     """Set an attribute and remember LLaVA's own object, so that `undo` can put it back."""
-    _originals.setdefault((id(owner), name), (owner, name, getattr(owner, name)))
+    key, current = (id(owner), name), getattr(owner, name)
+    original = _bound[key][2] if is_bound(owner, name) else current
+    _bound[key] = (owner, name, original, value)
     setattr(owner, name, value)
+
+
+def is_bound(owner: Any, name: str) -> bool:
+    """Whether an attribute is the object that was put there; False again after the host module was reloaded."""
+    entry = _bound.get((id(owner), name))
+    return entry is not None and getattr(owner, name) is entry[3]
 
 
 def bind(host: ModuleType, module_name: Optional[str] = None) -> List[str]:
@@ -308,7 +272,7 @@ def bind(host: ModuleType, module_name: Optional[str] = None) -> List[str]:
         module_name: the LLaVA name of that module, when it differs from ``host.__name__``.
 
     Returns:
-        The titles of the seams that were bound.
+        The titles of the seams that were bound; those that were bound before are left alone.
     """
     bound = []
     for seam in SEAMS:
@@ -318,16 +282,14 @@ def bind(host: ModuleType, module_name: Optional[str] = None) -> List[str]:
         *parents, name = seam.name.split(".")
         for parent in parents:
             owner = getattr(owner, parent)
-        original = getattr(owner, name)
-        if getattr(original, "_ultra_seam", False):
-            continue
-        rebind(owner, name, seam.replace(original, host))
-        bound.append(seam.title)
+        if not is_bound(owner, name):
+            rebind(owner, name, seam.replace(getattr(owner, name), host))
+            bound.append(seam.title)
     return bound
 
 
 def undo() -> None:
     """Put back every object of LLaVA that `bind` or `rebind` replaced in this process."""
-    for owner, name, value in reversed(list(_originals.values())):
-        setattr(owner, name, value)
-    _originals.clear()
+    for owner, name, original, _ in reversed(list(_bound.values())):
+        setattr(owner, name, original)
+    _bound.clear()

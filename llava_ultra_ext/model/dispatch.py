@@ -9,6 +9,7 @@ import torch
 from transformers import PretrainedConfig
 
 from llava_ultra_ext.model.builders import is_ultra
+from llava_ultra_ext.train.trainable import NAME
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,6 @@ def cpu_dtype(stored: Any) -> torch.dtype:
 class ModelDispatch:
     """Stands in LLaVA's ``model/builder.py`` for a model class; only ``from_pretrained`` differs, and only for ours."""
 
-    _ultra_seam = True
-
     def __init__(self, stock: Any) -> None:
         self._stock = stock
 
@@ -43,7 +42,11 @@ class ModelDispatch:
         return self._stock(*args, **kwargs)
 
     def from_pretrained(self, path: str, *args: Any, config: Optional[PretrainedConfig] = None, **kwargs: Any) -> Any:
-        """LLaVA's call, answered by our class when the config names a tower of ours."""
+        """LLaVA's call, answered by our class when the config names a tower of ours.
+
+        Raises:
+            ValueError: a whole model whose projector is incomplete; transformers only warns, and makes up the rest.
+        """
         values = config.to_dict() if config is not None else config_dict(path)
         if not is_ultra(PretrainedConfig(**values)):
             extra = {} if config is None else {"config": config}
@@ -51,7 +54,15 @@ class ModelDispatch:
         model_class, model_config = ultra_class(values)
         if not torch.cuda.is_available() and kwargs.get("torch_dtype") is torch.float16:
             kwargs["torch_dtype"] = cpu_dtype(values.get("torch_dtype"))
-        return model_class.from_pretrained(path, *args, config=model_config, **kwargs)
+        model, info = model_class.from_pretrained(path, *args, config=model_config, output_loading_info=True, **kwargs)
+        # With a config of its own, LLaVA loads a base model here; the projector follows from another file.
+        missing = sorted(name for name in info["missing_keys"] if NAME in name) if config is None else []
+        if missing:
+            raise ValueError(
+                f"{path} lacks {', '.join(missing)}: these weights would be random. Load a folder that training "
+                "finished, or merge again: llava-ultra merge --model-path … --model-base … --save-model-path …"
+            )
+        return model
 
 
 def ultra_class(values: Dict[str, Any]) -> Tuple[Any, PretrainedConfig]:

@@ -17,8 +17,7 @@ class _UltraTokenizer(UltraMetaForCausalLM):
     def initialize_vision_tokenizer(self, model_args: Any, tokenizer: Any) -> None:
         """LLaVA's, and the token ids that separate frames: the model must find groups without a tokenizer."""
         super().initialize_vision_tokenizer(model_args, tokenizer)
-        names = ["<im_start>", "<im_end>"] if model_args.mm_use_im_start_end else []
-        self.config.ultra_separator_ids = list(separator_ids(tokenizer, names))
+        self.config.ultra_separator_ids = list(separator_ids(tokenizer))
 
 
 class UltraLlamaModel(UltraMetaModel, LlavaLlamaModel):

@@ -10,11 +10,12 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Dict, Optional
 
 import torch
 from transformers import PretrainedConfig
 
+from llava_ultra_ext.arguments import MODEL_TYPES
 from llava_ultra_ext.model.builders import is_ultra
 from llava_ultra_ext.model.dispatch import config_dict
 from llava_ultra_ext.train.trainable import LORA_FILE, PROJECTOR_FILE, load_projector
@@ -84,6 +85,19 @@ def _check_base(folder: Path, model_base: Optional[str]) -> None:
         raise ValueError(
             f"{folder} has neither {LORA_FILE} nor {PROJECTOR_FILE}: without them the projector would be random. "
             "Load a folder that training finished, or one of its checkpoint-* folders."
+        )
+    _check_same_language_model(config_dict(str(folder)), config_dict(model_base), model_base)
+
+
+def _check_same_language_model(own: Dict[str, Any], base: Dict[str, Any], model_base: str) -> None:
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    expected = {"architecture": own.get("ultra_backbone"), **{name: own.get(name) for name in names}}
+    found = {"architecture": MODEL_TYPES.get(base.get("model_type", "")), **{name: base.get(name) for name in names}}
+    unlike = [f"{name} {found[name]} (trained from {expected[name]})" for name in found if found[name] != expected[name]]
+    if unlike:
+        raise ValueError(
+            f"--model-base {model_base} is not the model that this folder was trained from: {', '.join(unlike)}. "
+            "Give the one that training had as --model_name_or_path."
         )
 
 

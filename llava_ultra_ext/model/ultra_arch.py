@@ -202,6 +202,7 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
         inputs.groups = list(groups)
         inputs.scores = scores = self.get_model().mm_projector.sampler(h)
         teacher = self._teacher_scores(h, groups, inputs, settings) if self.training else None
+        taught = teacher if teacher is not None else torch.full_like(scores, math.nan)
         inputs.selection = selection = select_frames(
             scores,
             sizes,
@@ -210,11 +211,10 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
             training=self.training,
             warmup=self.warmup,
             select_by=settings.adr_select_by,
-            teacher_scores=teacher,
+            teacher_scores=taught,
             valid=inputs.valid_frames,
         )
         if self.training:
-            taught = teacher if teacher is not None else torch.full_like(scores, math.nan)
             # Also without a teacher: every rank must walk the same graph, so w always takes part with a zero.
             inputs.adr_loss = adr_loss(taught, scores, sizes, settings.adr_temperature)
             statistics = choice_statistics(teacher, scores, sizes, selection)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict
 
 import torch
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from llava_ultra_ext.arguments import UltraSettings
 from llava_ultra_ext.model.builders import build_projector, build_tower
-from llava_ultra_ext.train.trainable import load_projector, projector_state
+from llava_ultra_ext.train.trainable import load_projector
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,8 @@ def read_projector(folder: Path) -> Dict[str, torch.Tensor]:
             with safe_open(str(path), framework="pt") as handle:
                 state.update({name: handle.get_tensor(name) for name in handle.keys() if "mm_projector" in name})
         else:
-            state.update(projector_state(torch.load(path, map_location="cpu")))
+            tensors = torch.load(path, map_location="cpu")
+            state.update({name: tensor for name, tensor in tensors.items() if "mm_projector" in name})
     return state
 
 
@@ -100,19 +101,11 @@ def _weight_files(folder: Path) -> list:
     return []
 
 
-def separator_ids(tokenizer: Any, names: Optional[list] = None) -> tuple:
-    """Ids of tokens that may stand between the ``<image>`` tokens of one group: white space, and LLaVA's im_start/im_end.
-
-    Args:
-        tokenizer: the slow tokenizer that LLaVA trains with.
-        names: further tokens to count as separators.
-
-    Returns:
-        Sorted token ids.
-    """
+def separator_ids(tokenizer: Any) -> tuple:
+    """Sorted ids of tokens that may stand between the ``<image>`` tokens of one group: those of white space."""
     found = set()
     for text in ("\n", "\n\n", " ", "  ", "\t", "\r\n", "\n ", " \n"):
         found.update(tokenizer(text, add_special_tokens=False).input_ids)
-    for token in ("▁", "▁▁", "<0x0A>", "<0x0D>", "<0x09>", "<0x20>", "\n", "Ċ", "Ġ", *(names or ())):
+    for token in ("▁", "▁▁", "<0x0A>", "<0x0D>", "<0x09>", "<0x20>", "\n", "Ċ", "Ġ"):
         found.add(tokenizer.convert_tokens_to_ids(token))
     return tuple(sorted(i for i in found if i is not None and i != tokenizer.unk_token_id))

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence
 
 import torch
-from transformers import HfArgumentParser
+from transformers import AutoTokenizer, HfArgumentParser, set_seed
 
 from llava_ultra_ext.arguments import UltraDataArguments, UltraModelArguments, UltraSettings
 from llava_ultra_ext.data.exam import Exam
@@ -30,6 +30,7 @@ from llava_ultra_ext.model.builders import build_tower
 from llava_ultra_ext.model.dispatch import TrainingDispatch, backbone_of, config_dict
 from llava_ultra_ext.train.trainable import state_fingerprint
 from llava_ultra_ext.vision.encoders import parse_tower_name
+from llava_ultra_ext.vision.tower import FusedVisionTower
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +51,22 @@ def run_training(host: ModuleType, original: Callable[..., Any], attn_implementa
     if parse_tower_name(_flag_value("--vision_tower")) is None:
         return original(attn_implementation=attn_implementation)
     names: Dict[str, Any] = extended_arguments(host)
-    if not {"-h", "--help"} & set(sys.argv):
-        prepared = Prepared.from_command_line(names)
-        names.update(
-            LlavaLlamaForCausalLM=TrainingDispatch(),
-            LLaVATrainer=_trainer_class(),
-            make_supervised_data_module=prepared.data_module(host),
-            safe_save_model_for_hf_trainer=lambda trainer, output_dir: trainer.save_model(output_dir),
-        )
+    if {"-h", "--help"} & set(sys.argv):
+        with _bound(host, names):
+            return original(attn_implementation=attn_implementation)
+    prepared = Prepared.from_command_line(host, names)
+    names.update(
+        LlavaLlamaForCausalLM=TrainingDispatch(),
+        LLaVATrainer=_trainer_class(),
+        make_supervised_data_module=prepared.data_module(host),
+        safe_save_model_for_hf_trainer=lambda trainer, output_dir: trainer.save_model(output_dir),
+    )
+    # LLaVA builds the model before its trainer sets --seed: two equal commands would start from other projectors.
+    set_seed(int(_flag_value("--seed") or host.TrainingArguments.seed))
     with _bound(host, names):
-        return original(attn_implementation=usable_attention(attn_implementation))
+        result = original(attn_implementation=usable_attention(attn_implementation))
+    prepared.report()
+    return result
 
 
 def extended_arguments(host: Any) -> Dict[str, Any]:
@@ -93,7 +100,7 @@ def encoder_sources(model_args: Any) -> Dict[str, str]:
     return {kind: os.path.abspath(path) if os.path.exists(path) else path for kind, path in sources.items()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prepared:
     """What the checks before the run have read already."""
 
@@ -102,17 +109,17 @@ class Prepared:
     exams: Sequence[Exam]
     bad: BadSamples
     frame_scores: Dict[str, Any]
-    frame_tokens: int
+    tower: FusedVisionTower
 
     @classmethod
-    def from_command_line(cls, names: Dict[str, Any]) -> "Prepared":
+    def from_command_line(cls, host: Any, names: Dict[str, Any]) -> "Prepared":
         """Parse our part of the command line and check everything that can be wrong before a model loads."""
         parser = HfArgumentParser((names["ModelArguments"], names["DataArguments"]))
         parsed = parser.parse_args_into_dataclasses(return_remaining_strings=True)
         model_args, data_args = parsed[0], parsed[1]
         _check_flags(model_args, data_args)
         settings = model_args.ultra_settings
-        tokens = build_tower(settings, model_args.vision_tower).describe().tokens
+        tower = build_tower(settings, model_args.vision_tower)
         scores = _frame_scores(model_args, data_args)
         exams, bad = load_manifest(
             data_args.data_path,
@@ -123,36 +130,72 @@ class Prepared:
             on_bad_sample=data_args.on_bad_sample,
         )
         if data_args.frame_scores is not None:
-            expected = data_fingerprint(exams)
-            read_frame_scores(data_args.frame_scores, expected_data=expected)
-        return cls(model_args, data_args, exams, bad, scores, tokens)
+            read_frame_scores(data_args.frame_scores, expected_data=data_fingerprint(exams))
+        prepared = cls(model_args, data_args, exams, bad, scores, tower)
+        prepared._leave_out_unfit(host)
+        return prepared
+
+    def _leave_out_unfit(self, host: Any) -> None:
+        """Samples too long for the model, or of a form that the template cannot hold, need the tokenizer to be seen."""
+        tokenizer = AutoTokenizer.from_pretrained(
+            self.model_args.model_name_or_path,
+            use_fast=False,
+            model_max_length=int(_flag_value("--model_max_length") or host.TrainingArguments.model_max_length),
+        )
+        templates = host.conversation_lib.conv_templates
+        # LLaVA's train() falls back to vicuna_v1 for an unknown --version without a word.
+        if self.model_args.version not in (*templates, "v0.5"):
+            raise ValueError(f"--version {self.model_args.version}: no such template. Known: {', '.join(templates)}.")
+        template = templates.get(self.model_args.version, templates["v0"])
+        unfit = self._dataset(tokenizer, template, self.tower.image_processor).unfit()
+        if not unfit:
+            return
+        self.bad = BadSamples((*self.bad.samples, *unfit))
+        dropped = {sample.sample_id for sample in unfit}
+        self.exams = [exam for exam in self.exams if exam.id not in dropped]
+        if self.data_args.on_bad_sample == "error" or not self.exams:
+            raise ValueError(
+                f"--data_path {self.data_args.data_path}: {self.bad.summary()}\n"
+                "Repair them, or leave them out with --on_bad_sample skip."
+            )
+
+    def _dataset(self, tokenizer: Any, template: Any, image_processor: Any) -> ExamDataset:
+        settings = self.model_args.ultra_settings
+        return ExamDataset(
+            self.exams,
+            tokenizer=tokenizer,
+            template=template,
+            image_folder=self.data_args.image_folder or "",
+            image_processor=image_processor,
+            frame_tokens=self.tower.num_patches,
+            strategy=settings.adr_strategy,
+            top_k=settings.adr_top_k,
+            max_frames=self.data_args.max_frames,
+            seed=settings.adr_seed,
+            frame_scores=self.frame_scores,
+            findings_max_length=self.data_args.findings_max_length,
+            on_bad_sample=self.data_args.on_bad_sample,
+        )
 
     def data_module(self, host: Any) -> Callable[..., Dict[str, Any]]:
         """LLaVA's ``make_supervised_data_module(tokenizer, data_args)`` for exams."""
 
         def make_supervised_data_module(tokenizer: Any, data_args: Any) -> Dict[str, Any]:
-            settings = self.model_args.ultra_settings
-            dataset = ExamDataset(
-                self.exams,
-                tokenizer=tokenizer,
-                template=host.conversation_lib.default_conversation,
-                image_folder=data_args.image_folder or "",
-                image_processor=data_args.image_processor,
-                frame_tokens=self.frame_tokens,
-                strategy=settings.adr_strategy,
-                top_k=settings.adr_top_k,
-                max_frames=data_args.max_frames,
-                seed=settings.adr_seed,
-                frame_scores=self.frame_scores,
-                findings_max_length=data_args.findings_max_length,
-                on_bad_sample=data_args.on_bad_sample,
-            )
-            dataset.bad_samples = self.bad
-            dataset.has_frame_scores = bool(self.frame_scores)
+            template = host.conversation_lib.default_conversation
+            dataset = self._dataset(tokenizer, template, data_args.image_processor)
             collator = ExamCollator(tokenizer.pad_token_id)
             return {"train_dataset": dataset, "eval_dataset": None, "data_collator": collator}
 
         return make_supervised_data_module
+
+    def report(self) -> None:
+        """At the end of a run: which samples were left out, in the log and beside the model."""
+        folder = _flag_value("--output_dir")
+        if not self.bad or folder is None or int(os.environ.get("RANK", "0")) != 0:
+            return
+        path = Path(folder) / BAD_SAMPLES_FILE
+        self.bad.write(path)
+        logger.warning("trained without %s\nAll of them: %s", self.bad.summary(), path)
 
 
 def _frame_scores(model_args: Any, data_args: Any) -> Dict[str, Any]:
@@ -189,6 +232,8 @@ def _check_flags(model_args: Any, data_args: Any) -> None:
             f"--image_aspect_ratio {data_args.image_aspect_ratio}: tiles are not supported by this tower. Use pad "
             "(square is taken as pad too: the field of view is never cropped)."
         )
+    if model_args.mm_use_im_start_end:
+        raise ValueError("--mm_use_im_start_end True: exams are not wrapped into tags. Use False, as LLaVA 1.5 does.")
     if model_args.mm_patch_merge_type != "flat":
         raise ValueError(f"--mm_patch_merge_type {model_args.mm_patch_merge_type}: only flat fits whole frames.")
 

@@ -1,0 +1,52 @@
+"""Two ZeRO-3 ranks with unlike samples: no hang, and the gradients of one process over the same samples."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+STEP = Path(__file__).with_name("gradients.py")
+LIMIT_S = 240
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _run(launcher: list[str], arguments: list[str], out: Path) -> dict[str, Any]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(STEP.parents[2])}
+    command = [*launcher, str(STEP), *arguments, "--out", str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return torch.load(out)
+
+
+@pytest.mark.parametrize("strategy", ["likelihood", "attention", "feature"])
+def test_unlike_ranks_give_the_gradients_of_one_process(
+    strategy: str, tiny_llama: Path, tiny_clip: Path, tiny_sam: Path, exam_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["--base", str(tiny_llama), "--clip", str(tiny_clip), "--sam", str(tiny_sam)]
+    arguments += ["--exams", str(exam_folder), "--strategy", strategy]
+    deepspeed = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", str(_free_port())]
+    alone = _run([sys.executable], arguments, tmp_path / "one.pt")
+    ranks = _run(deepspeed, arguments, tmp_path / "two.pt")
+
+    assert ranks["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    assert set(ranks["gradients"]) == set(alone["gradients"])
+    assert len(alone["gradients"]) > 40
+    for name, gradient in alone["gradients"].items():
+        torch.testing.assert_close(ranks["gradients"][name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+    for part in ("projections.clip.weight", "projections.sam.weight", "fusion.logits", "sampler.channel_weights"):
+        name = f"model.mm_projector.{part}"
+        if strategy == "feature" and part == "sampler.channel_weights":
+            assert alone["gradients"][name].abs().max() > 0 and alone["gradients"]["model.mm_projector.sampler.token_weights"].abs().max() > 0
+        assert alone["gradients"][name].abs().max() > 1e-6, name
