@@ -41,7 +41,6 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["llava_ultra_ext", "llava_ultra_ext.*"]),
-    package_data={"llava_ultra_ext": ["py.typed"]},
     install_requires=["numpy", "packaging", "pillow", "tqdm"],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["llava-ultra = llava_ultra_ext.cli:main"]},

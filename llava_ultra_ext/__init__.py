@@ -6,7 +6,8 @@ The package follows the data, in the order of the paper's figure 2::
                  paths, findings  SAM+CLIP  eq. 2: H_v   eq. 3-5   LLaVA's own
 
 Importing it changes nothing and loads neither torch nor LLaVA: ``llava-ultra enable`` (or a patched checkout)
-arms the seams of :mod:`llava_ultra_ext.llava_seams`, ``llava-ultra disable`` removes them, ``llava-ultra doctor`` says which.
+arms the seams of :mod:`llava_ultra_ext.llava_seams`, ``llava-ultra disable`` removes them, ``llava-ultra doctor`` says
+which.
 
 One alphabet for shapes, used in every docstring:
 

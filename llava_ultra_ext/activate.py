@@ -13,9 +13,10 @@ import logging
 import os
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, List, Optional, Sequence
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class _BindAfterImport(importlib.abc.Loader):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Optional[ModuleType]:
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
@@ -56,11 +57,11 @@ class _Hook(importlib.abc.MetaPathFinder):
 
     def __init__(self) -> None:
         self._searching = False
-        self._fits: Optional[bool] = None
+        self._fits: bool | None = None
 
     def find_spec(
-        self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
-    ) -> Optional[importlib.machinery.ModuleSpec]:
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if self._searching or fullname.split(".")[0] != "llava":
             return None
         from llava_ultra_ext import llava_seams
@@ -93,7 +94,7 @@ class _Hook(importlib.abc.MetaPathFinder):
         return self._fits
 
 
-def _refuse(problems: List[str]) -> None:
+def _refuse(problems: list[str]) -> None:
     message = (
         "llava_ultra_ext does not know this LLaVA and changes nothing in it. Known: llava-torch 1.2.2.post1 from PyPI "
         "and the git head of the same version. What differs: " + "; ".join(problems) + ". "

@@ -8,8 +8,9 @@ model *is*: it is written into ``config.json`` as ``ultra_…`` and read back by
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional
+from typing import Any
 
 STRATEGIES = ("none", "feature", "attention", "likelihood", "first", "random", "all", "oracle")
 TAUGHT = ("attention", "likelihood")
@@ -41,28 +42,29 @@ def _choice(value: str, flag: str, allowed: tuple) -> None:
 class UltraModelArguments:
     """Flags of the tower (section 3.2) and of the sampler (section 3.3)."""
 
-    clip_tower: Optional[str] = _flag(None, "CLIP encoder: a Hugging Face folder or hub name.")
-    sam_tower: Optional[str] = _flag(None, "SAM encoder: a Hugging Face folder, a hub name or segment-anything's .pth.")
-    sam_image_size: Optional[int] = _flag(
+    clip_tower: str | None = _flag(None, "CLIP encoder: a Hugging Face folder or hub name.")
+    sam_tower: str | None = _flag(None, "SAM encoder: a Hugging Face folder, a hub name or segment-anything's .pth.")
+    sam_image_size: int | None = _flag(
         None, "Side of SAM's input in pixels, a multiple of 16. Default: what the SAM folder says (1024)."
     )
     sam_token_merge: str = _flag("unshuffle", "SAM grid to CLIP grid: unshuffle (whole cells, keeps detail) | pool.")
-    sam_select_feature: str = _flag("neck", "SAM features: neck (256 channels) | last_hidden (before the neck).")
+    sam_select_feature: str = _flag("neck", "SAM features: neck (256 channels) | last_hidden (before it).")
     sam_trainable: str = _flag("none", "What of SAM learns: none | neck (a copy under mm_projector).")
     encoder_batch_size: int = _flag(8, "Frames that go through the encoders (and the teacher) at once.")
     mm_fusion_alpha: str = _flag("scalar", "alpha of eq. 2: scalar | channel (one per hidden channel).")
     adr_strategy: str = _flag("likelihood", f"How one frame of an exam is chosen: {' | '.join(STRATEGIES)}.")
     adr_top_k: int = _flag(1, "Frames kept of an exam.")
-    adr_layers: Optional[int] = _flag(
+    adr_layers: int | None = _flag(
         None, f"First N LLM layers that the teacher uses. Default: attention {ATTENTION_LAYERS}, likelihood all."
     )
     adr_temperature: float = _flag(0.5, "Softmax temperature of the teacher's z-scored scores in eq. 5.")
     adr_loss_weight: float = _flag(1.0, "Weight of L_adr (eq. 5) beside the language-model loss.")
     adr_warmup: float = _flag(
-        0.1, "Random choice for this long: below 1 a share of the run's steps, from 1 on a number of steps."
+        0.1,
+        "Random choice for this long: up to 1 a share of the steps (1: the whole run), above 1 a number of steps.",
     )
     adr_select_by: str = _flag("student", "Who picks the frame in training: student (s_fea) | teacher.")
-    adr_weights: Optional[str] = _flag(
+    adr_weights: str | None = _flag(
         None, "Index of w in eq. 3: channel | token | token_channel. Default: token_channel for feature, else channel."
     )
     adr_seed: int = _flag(0, "Seed of the random baseline and of --max_frames.")
@@ -102,9 +104,9 @@ class UltraModelArguments:
 class UltraDataArguments:
     """Flags of exam data (DESIGN section 4)."""
 
-    max_frames: Optional[int] = _flag(None, "At most this many frames an exam: a seeded uniform subset, in order.")
+    max_frames: int | None = _flag(None, "At most this many frames an exam: a seeded uniform subset, in order.")
     on_bad_sample: str = _flag("error", "Bad picture or record: error (stop before the model loads) | skip (and list).")
-    frame_scores: Optional[str] = _flag(
+    frame_scores: str | None = _flag(
         None, "Teacher scores that `llava-ultra score-frames` wrote after stage 1. Default: the teacher runs online."
     )
     findings_max_length: int = _flag(512, "Findings tokens that the teacher reads; the rest is cut.")
@@ -136,7 +138,7 @@ class UltraSettings:
     sources: Mapping[str, str]
     clip_select_layer: int = -2
     clip_select_feature: str = "patch"
-    sam_image_size: Optional[int] = None
+    sam_image_size: int | None = None
     sam_token_merge: str = "unshuffle"
     sam_select_feature: str = "neck"
     sam_trainable: str = "none"
@@ -144,7 +146,7 @@ class UltraSettings:
     fusion_alpha: str = "scalar"
     adr_strategy: str = "likelihood"
     adr_top_k: int = 1
-    adr_layers: Optional[int] = None
+    adr_layers: int | None = None
     adr_temperature: float = 0.5
     adr_loss_weight: float = 1.0
     adr_warmup: float = 0.1
@@ -157,7 +159,7 @@ class UltraSettings:
     separator_ids: tuple = ()
 
     @classmethod
-    def from_arguments(cls, args: Any, sources: Mapping[str, str]) -> "UltraSettings":
+    def from_arguments(cls, args: Any, sources: Mapping[str, str]) -> UltraSettings:
         """Settings of a training run, from LLaVA's ModelArguments with ours mixed in."""
         layers = args.adr_layers
         if layers is None and args.adr_strategy == "attention":
@@ -168,7 +170,7 @@ class UltraSettings:
             clip_select_feature=args.mm_vision_select_feature,
             fusion_alpha=args.mm_fusion_alpha,
             adr_layers=layers,
-            # Our choice, from the prototype: a distilled score needs no token weights, Func.a alone is steadier with them.
+            # Our choice, from a prototype: a distilled score needs no token weights, Func.a is steadier with them.
             adr_weights=args.adr_weights or ("token_channel" if args.adr_strategy == "feature" else "channel"),
             **{
                 name: getattr(args, name)
@@ -190,13 +192,13 @@ class UltraSettings:
         )
 
     @classmethod
-    def from_config(cls, config: Any) -> "UltraSettings":
+    def from_config(cls, config: Any) -> UltraSettings:
         """Settings of a saved model.
 
         Raises:
             ValueError: a key is missing, so the folder was not saved by this package or was edited.
         """
-        values: Dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for item in dataclasses.fields(cls):
             key = f"ultra_{item.name}"
             if not hasattr(config, key):
@@ -214,5 +216,6 @@ class UltraSettings:
             value = getattr(self, item.name)
             setattr(config, f"ultra_{item.name}", list(value) if isinstance(value, tuple) else value)
 
-    def replace(self, **changes: Any) -> "UltraSettings":
+    def replace(self, **changes: Any) -> UltraSettings:
+        """The same settings with some of them changed."""
         return dataclasses.replace(self, **changes)

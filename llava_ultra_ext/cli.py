@@ -6,9 +6,9 @@ import argparse
 import importlib
 import logging
 import sys
-from typing import Callable, Dict, List, Optional, Tuple
+from collections.abc import Callable
 
-COMMANDS: Dict[str, Tuple[str, str]] = {
+COMMANDS: dict[str, tuple[str, str]] = {
     "enable": ("llava_ultra_ext.cli:enable", "switch LLaVA-Ultra on in this Python environment"),
     "disable": ("llava_ultra_ext.cli:disable", "switch it off; LLaVA is stock again"),
     "doctor": ("llava_ultra_ext.cli:doctor", "what is active, for which LLaVA, and whether every seam fits"),
@@ -18,7 +18,7 @@ COMMANDS: Dict[str, Tuple[str, str]] = {
 }
 
 
-def enable(argv: List[str]) -> int:
+def enable(argv: list[str]) -> int:
     """Write the activation line; refuses a LLaVA that it does not know."""
     from llava_ultra_ext import activate
 
@@ -28,7 +28,7 @@ def enable(argv: List[str]) -> int:
     return 0
 
 
-def disable(argv: List[str]) -> int:
+def disable(argv: list[str]) -> int:
     """Remove the activation line."""
     from llava_ultra_ext import activate, llava_seams
 
@@ -40,7 +40,7 @@ def disable(argv: List[str]) -> int:
     return 0
 
 
-def doctor(argv: List[str]) -> int:
+def doctor(argv: list[str]) -> int:
     """Print the state; exit status 1 when LLaVA is absent or unknown."""
     from llava_ultra_ext.doctor import describe, examine
 
@@ -60,7 +60,7 @@ def _usage() -> str:
     return "usage: llava-ultra COMMAND [options]\n\n" + "\n".join(lines) + "\n\nllava-ultra COMMAND --help says more."
 
 
-def main(argv: Optional[List[str]] = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
@@ -76,7 +76,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         sys.stderr.write(f"llava-ultra: no command {name!r}.\n{_usage()}\n")
         return 2
     module, function = COMMANDS[name][0].split(":")
-    command: Callable[[List[str]], Optional[int]] = getattr(importlib.import_module(module), function)
+    command: Callable[[list[str]], int | None] = getattr(importlib.import_module(module), function)
     try:
         return command(rest) or 0
     except (ValueError, OSError, RuntimeError) as error:

@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import List, Optional
 
 from llava_ultra_ext import activate, llava_seams
 
@@ -26,9 +25,9 @@ class Report:
     """
 
     state: str
-    llava: Optional[Path]
+    llava: Path | None
     known_as: str
-    problems: List[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     @property
     def ready(self) -> bool:

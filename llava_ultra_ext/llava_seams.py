@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any
 
 from llava_ultra_ext.llava_source import Definitions, llava_folder, parameters, source_file
 
@@ -35,24 +36,25 @@ class Seam:
         module: host module, as ``llava.train.train``.
         name: global of that module, or ``Class.method``.
         parameters: parameter names in order for a function, constructor-less classes and data give ``None``.
-        replace: takes LLaVA's object and the host module, returns ours. ``None``: bound later, by the piece that ``why``
-            names, only while a run of ours lasts; listed here so that it is checked with the rest.
+        replace: takes LLaVA's object and the host module, returns ours. ``None``: bound later, by the piece that
+            ``why`` names, only while a run of ours lasts; listed here so that it is checked with the rest.
         why: what breaks without it.
     """
 
     module: str
     name: str
-    parameters: Optional[Tuple[str, ...]]
-    replace: Optional[Replacement]
+    parameters: tuple[str, ...] | None
+    replace: Replacement | None
     why: str
 
     @property
     def title(self) -> str:
+        """``module:name``, as messages show it."""
         return f"{self.module}:{self.name}"
 
 
 def _train(original: Any, host: ModuleType) -> Any:
-    def train(attn_implementation: Optional[str] = None) -> Any:
+    def train(attn_implementation: str | None = None) -> Any:
         from llava_ultra_ext.train.program import run_training
 
         return run_training(host, original, attn_implementation)
@@ -89,7 +91,9 @@ def _model_class(original: Any, host: ModuleType) -> Any:
 
 
 def _load_pretrained_model(original: Any, host: ModuleType) -> Any:
-    def load_pretrained_model(model_path: str, model_base: Optional[str], model_name: str, *args: Any, **kwargs: Any):
+    def load_pretrained_model(
+        model_path: str, model_base: str | None, model_name: str, *args: Any, **kwargs: Any
+    ) -> Any:
         from llava_ultra_ext.model.loading import load_pretrained
 
         return load_pretrained(original, model_path, model_base, model_name, *args, **kwargs)
@@ -97,7 +101,7 @@ def _load_pretrained_model(original: Any, host: ModuleType) -> Any:
     return load_pretrained_model
 
 
-def _conv_templates(original: Dict[str, Any], host: ModuleType) -> Dict[str, Any]:
+def _conv_templates(original: dict[str, Any], host: ModuleType) -> dict[str, Any]:
     from llava_ultra_ext.conversation import templates
 
     return {**original, **templates(host.Conversation, host.SeparatorStyle)}
@@ -117,8 +121,14 @@ def _streamer(original: Any, host: ModuleType) -> Any:
 
 _TRAINING = "bound by train/program.py for a run of ours: "
 
-SEAMS: Tuple[Seam, ...] = (
-    Seam("llava.conversation", "conv_templates", None, _conv_templates, "the Chinese templates, by --version and --conv-mode"),
+SEAMS: tuple[Seam, ...] = (
+    Seam(
+        "llava.conversation",
+        "conv_templates",
+        None,
+        _conv_templates,
+        "the Chinese templates, by --version and --conv-mode",
+    ),
     Seam(
         "llava.model.llava_arch",
         "build_vision_tower",
@@ -164,9 +174,15 @@ SEAMS: Tuple[Seam, ...] = (
             *("use_flash_attn", "**kwargs"),
         ),
         _load_pretrained_model,
-        "LLaVA decides by substrings of the folder's name, loads half precision on a CPU and does not notice a missing projector",
+        "LLaVA goes by the folder's name, takes half precision on a CPU and does not notice a missing projector",
     ),
-    Seam("llava.train.train", "train", ("attn_implementation",), _train, "sees --vision_tower before anything is parsed or loaded"),
+    Seam(
+        "llava.train.train",
+        "train",
+        ("attn_implementation",),
+        _train,
+        "sees --vision_tower before anything is parsed or loaded",
+    ),
     Seam("llava.train.train", "ModelArguments", None, None, _TRAINING + "our flags"),
     Seam("llava.train.train", "DataArguments", None, None, _TRAINING + "our flags"),
     Seam("llava.train.train", "LlavaLlamaForCausalLM", None, None, _TRAINING + "our model, Mistral included"),
@@ -195,7 +211,7 @@ SEAMS: Tuple[Seam, ...] = (
     Seam("llava.serve.model_worker", "TextIteratorStreamer", None, _streamer, "gives up after 15 s without a token"),
 )
 
-KNOWN_STATES: Dict[str, str] = {
+KNOWN_STATES: dict[str, str] = {
     "0a2b6436": "PyPI release 1.2.2.post1 (git tag v1.2.2.post1)",
     "46ce3c89": "git head with the version string 1.2.2.post1",
 }
@@ -220,7 +236,7 @@ def known_as(folder: Path) -> str:
     return KNOWN_STATES.get(fingerprint(folder), "")
 
 
-def _misfit(seam: Seam, folder: Path, llava: Definitions) -> Optional[str]:
+def _misfit(seam: Seam, folder: Path, llava: Definitions) -> str | None:
     path = source_file(folder, seam.module)
     if not path.is_file():
         return f"{seam.title}: {path} does not exist"
@@ -236,7 +252,7 @@ def _misfit(seam: Seam, folder: Path, llava: Definitions) -> Optional[str]:
     return None
 
 
-def check(folder: Path) -> List[str]:
+def check(folder: Path) -> list[str]:
     """Compare every seam with LLaVA's source; nothing is imported or changed.
 
     Returns:
@@ -246,7 +262,7 @@ def check(folder: Path) -> List[str]:
     return [problem for problem in (_misfit(seam, folder, llava) for seam in SEAMS) if problem]
 
 
-_bound: Dict[Tuple[int, str], Tuple[Any, str, Any, Any]] = {}
+_bound: dict[tuple[int, str], tuple[Any, str, Any, Any]] = {}
 """Owner, name, LLaVA's object, ours."""
 
 
@@ -264,7 +280,7 @@ def is_bound(owner: Any, name: str) -> bool:
     return entry is not None and getattr(owner, name) is entry[3]
 
 
-def bind(host: ModuleType, module_name: Optional[str] = None) -> List[str]:
+def bind(host: ModuleType, module_name: str | None = None) -> list[str]:
     """Bind the seams of one freshly imported LLaVA module.
 
     Args:

@@ -23,9 +23,6 @@ if [[ ! -f "$checkout/llava/__init__.py" || ! -f "$checkout/llava/model/llava_ar
 fi
 
 cd "$checkout"
-# Otherwise git would take a repository further up for the place to patch, and skip the files in silence.
-export GIT_CEILING_DIRECTORIES
-GIT_CEILING_DIRECTORIES=$(dirname "$(pwd -P)")
 apply() { git apply --unidiff-zero --whitespace=nowarn "$@"; }
 
 for patch in "$patches"/*.patch; do

@@ -13,7 +13,10 @@ export VERSION=${VERSION:-ultra_plain_zh}
 export LR=${LR:-1e-3}  # the paper; LLaVA 1.5 too
 export EPOCHS=${EPOCHS:-1}  # LLaVA and LLaVA-Med; the paper does not say
 export ZERO=${ZERO:-zero2}
-# A random frame: a teacher that looks through an untrained projector teaches nothing, it comes in stage 2.
-export ADR_STRATEGY=${ADR_STRATEGY:-random}
+# The sampler learns from the teacher, but the LLM gets a random frame throughout (a share of 1 is the whole stage): a
+# score that was learnt through an untrained projector must not decide yet. The teacher reads every frame once a step;
+# ADR_STRATEGY=random saves that, and leaves the sampler to stage 2.
+export ADR_STRATEGY=${ADR_STRATEGY:-likelihood}
+export ADR_WARMUP=${ADR_WARMUP:-1}
 
 exec bash "$(dirname "$0")/train.sh" --tune_mm_mlp_adapter True "$@"

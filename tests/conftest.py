@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch, transformers or deepspeed are imported by any test: they read these once, at import.
@@ -16,9 +17,12 @@ PLAYGROUND = Path(__file__).resolve().parents[1] / "playground"
 sys.path[:0] = [str(PLAYGROUND), str(PLAYGROUND / "quickstart")]
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
+import trained  # noqa: E402
+
 import tiny_exams  # noqa: E402
 import tiny_models  # noqa: E402
-import torch  # noqa: E402
+from llava_ultra_ext import activate  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -75,3 +79,21 @@ def tiny_mistral(models_folder: Path) -> Path:
 def exam_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`train.json` and `frames/*.png`: exams of 1, 2, 3, 4 and 7 frames, a single image, a text. Treat as read-only."""
     return tiny_exams.make_exams(tmp_path_factory.mktemp("exams"))
+
+
+@pytest.fixture(scope="session")
+def trained_lora(
+    tiny_llama: Path, exam_folder: Path, tiny_clip: Path, tiny_sam: Path, tmp_path_factory: pytest.TempPathFactory
+) -> trained.Trained:
+    """Stage 1 and LoRA stage 2 by LLaVA's own `train_mem.py`, on `exam_folder`. Treat its folders as read-only."""
+    return trained.train(tiny_llama, exam_folder, tiny_clip, tiny_sam, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def armed() -> Iterator[None]:
+    """LLaVA with the plugin in this process; afterwards as it was before, whether the environment enables it or not."""
+    before = activate.is_armed()
+    activate.arm()
+    yield
+    if not before:
+        activate.disarm()

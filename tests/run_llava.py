@@ -1,4 +1,4 @@
-"""Runs LLaVA's programs with the plugin armed by hand, so that tests work whether the environment has it enabled or not."""
+"""Runs LLaVA's programs with the plugin armed by hand: tests work whether the environment has it enabled or not."""
 
 from __future__ import annotations
 

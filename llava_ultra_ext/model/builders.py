@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from llava_ultra_ext.arguments import UltraSettings
 from llava_ultra_ext.vision.encoders import parse_tower_name
@@ -11,7 +11,7 @@ from llava_ultra_ext.vision.sampler import FrameScorer
 from llava_ultra_ext.vision.tower import FusedVisionTower
 
 
-def tower_name(config: Any) -> Optional[str]:
+def tower_name(config: Any) -> str | None:
     """The vision tower that a config (``mm_vision_tower``) or LLaVA's arguments (``vision_tower``) name."""
     return getattr(config, "mm_vision_tower", getattr(config, "vision_tower", None))
 
@@ -42,7 +42,9 @@ def tower_from_config(config: Any) -> FusedVisionTower:
     return build_tower(UltraSettings.from_config(config), config.mm_vision_tower)
 
 
-def build_projector(settings: UltraSettings, hidden_size: int, projector_type: str, tower: FusedVisionTower) -> UltraProjector:
+def build_projector(
+    settings: UltraSettings, hidden_size: int, projector_type: str, tower: FusedVisionTower
+) -> UltraProjector:
     """P1, P2, alpha and the feature score: everything that learns, under the one name that LLaVA saves."""
     neck = tower.build_neck() if settings.sam_trainable == "neck" else None
     return UltraProjector(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 import torch
 from transformers import PretrainedConfig
@@ -14,7 +14,7 @@ from llava_ultra_ext.train.trainable import NAME
 logger = logging.getLogger(__name__)
 
 
-def config_dict(folder: str) -> Dict[str, Any]:
+def config_dict(folder: str) -> dict[str, Any]:
     """``config.json`` of a folder or hub name as it stands; no model class is looked up."""
     return PretrainedConfig.get_config_dict(folder)[0]
 
@@ -22,8 +22,8 @@ def config_dict(folder: str) -> Dict[str, Any]:
 def cpu_dtype(stored: Any) -> torch.dtype:
     """The dtype for a CPU: what the checkpoint stores; float32 in place of float16.
 
-    Our choice: LLaVA asks for float16 everywhere; on a CPU half precision is slow, absent before torch 2.3, and rounds a
-    float32 or bfloat16 checkpoint, so that it would answer otherwise than the model that was trained.
+    Our choice: LLaVA asks for float16 everywhere; on a CPU half precision is slow, absent before torch 2.3, and rounds
+    a float32 or bfloat16 checkpoint, so that it would answer otherwise than the model that was trained.
     """
     dtype = getattr(torch, str(stored).replace("torch.", ""), torch.float32) if stored else torch.float32
     return torch.float32 if dtype == torch.float16 else dtype
@@ -39,9 +39,10 @@ class ModelDispatch:
         return getattr(self._stock, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """LLaVA's class, built as LLaVA does."""
         return self._stock(*args, **kwargs)
 
-    def from_pretrained(self, path: str, *args: Any, config: Optional[PretrainedConfig] = None, **kwargs: Any) -> Any:
+    def from_pretrained(self, path: str, *args: Any, config: PretrainedConfig | None = None, **kwargs: Any) -> Any:
         """LLaVA's call, answered by our class when the config names a tower of ours.
 
         Raises:
@@ -65,7 +66,7 @@ class ModelDispatch:
         return model
 
 
-def ultra_class(values: Dict[str, Any]) -> Tuple[Any, PretrainedConfig]:
+def ultra_class(values: dict[str, Any]) -> tuple[Any, PretrainedConfig]:
     """Our class and config object for the ``config.json`` of a saved model of ours."""
     from llava_ultra_ext.model.language_model import BACKBONES
 
@@ -100,7 +101,7 @@ class TrainingDispatch:
         return model
 
 
-def backbone_of(values: Dict[str, Any], path: str) -> str:
+def backbone_of(values: dict[str, Any], path: str) -> str:
     """``llama`` or ``mistral``, from a base folder's ``model_type``.
 
     Raises:
@@ -111,7 +112,8 @@ def backbone_of(values: Dict[str, Any], path: str) -> str:
     found = values.get("model_type")
     if found not in MODEL_TYPES:
         raise ValueError(
-            f"--model_name_or_path {path}: model_type {found!r} in its config.json. Allowed: {', '.join(sorted(MODEL_TYPES))} "
-            "(LLaMA, Vicuna, LLaVA-Med, Mistral, or a Chinese model saved with LLaMA's architecture)."
+            f"--model_name_or_path {path}: model_type {found!r} in its config.json. "
+            f"Allowed: {', '.join(sorted(MODEL_TYPES))} ("
+            "LLaMA, Vicuna, LLaVA-Med, Mistral, or a Chinese model saved with LLaMA's architecture)."
         )
     return MODEL_TYPES[found]

@@ -6,8 +6,8 @@ functions on lists of token ids; the model moves the ids to the host once, as LL
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Set, Tuple, Union
 
 import torch
 
@@ -21,18 +21,18 @@ class Group:
 
     Args:
         row: row of the batch.
-        positions: places of the image tokens in the row's unpadded ids; empty for the stand-in frame of a text-only row.
+        positions: places of the image tokens in the row's unpadded ids; empty for the stand-in of a text-only row.
         frames: how many of the batch's frames belong to it (k).
     """
 
     row: int
-    positions: Tuple[int, ...]
+    positions: tuple[int, ...]
     frames: int
 
 
-def runs(ids: Sequence[int], separators: Set[int]) -> List[Tuple[int, ...]]:
+def runs(ids: Sequence[int], separators: set[int]) -> list[tuple[int, ...]]:
     """Positions of the image tokens of one row, run by run."""
-    found: List[List[int]] = []
+    found: list[list[int]] = []
     for position, token in enumerate(ids):
         if token != IMAGE_TOKEN_INDEX:
             continue
@@ -44,7 +44,7 @@ def runs(ids: Sequence[int], separators: Set[int]) -> List[Tuple[int, ...]]:
     return [tuple(run) for run in found]
 
 
-def flatten_images(images: Union[torch.Tensor, Sequence[torch.Tensor]]) -> Tuple[torch.Tensor, Optional[List[int]]]:
+def flatten_images(images: torch.Tensor | Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[int] | None]:
     """All frames of a batch as one tensor.
 
     Args:
@@ -59,7 +59,7 @@ def flatten_images(images: Union[torch.Tensor, Sequence[torch.Tensor]]) -> Tuple
     return torch.cat(list(per_row)), [item.shape[0] for item in per_row]
 
 
-def _frames_per_row(tokens: List[int], frames: int, per_row: Optional[List[int]]) -> List[int]:
+def _frames_per_row(tokens: list[int], frames: int, per_row: list[int] | None) -> list[int]:
     """How many frames each row owns; a text-only row may bring one stand-in picture (LLaVA's convention)."""
     if per_row is not None and len(per_row) == len(tokens):
         return per_row
@@ -70,25 +70,25 @@ def _frames_per_row(tokens: List[int], frames: int, per_row: Optional[List[int]]
     if frames == sum(tokens):
         return list(tokens)
     raise ValueError(
-        f"{frames} images for rows with {tokens} <image> tokens. Give as many images as <image> tokens, in reading order "
-        "(a row without <image> may bring one picture, which is not used)."
+        f"{frames} images for rows with {tokens} <image> tokens. Give as many images as <image> tokens, in reading "
+        "order (a row without <image> may bring one picture, which is not used)."
     )
 
 
 def find_groups(
-    rows: Sequence[Sequence[int]], separators: Set[int], frames: int, per_row: Optional[List[int]] = None
-) -> List[Group]:
+    rows: Sequence[Sequence[int]], separators: set[int], frames: int, per_row: list[int] | None = None
+) -> list[Group]:
     """Assign a batch's frames to the redundancy groups of its rows, in reading order.
 
-    A row with one ``<image>`` token and several frames is one group (LLaVA's ``run_llava`` with comma-separated images).
+    A row with one ``<image>`` token and several frames is one group (LLaVA's ``run_llava`` with several images).
 
     Raises:
         ValueError: a row has k images but another number of ``<image>`` tokens.
     """
     found = [runs(ids, separators) for ids in rows]
     tokens = [sum(len(run) for run in row) for row in found]
-    groups: List[Group] = []
-    for row, (row_runs, count) in enumerate(zip(found, _frames_per_row(tokens, frames, per_row))):
+    groups: list[Group] = []
+    for row, (row_runs, count) in enumerate(zip(found, _frames_per_row(tokens, frames, per_row), strict=True)):
         if len(row_runs) == 1 and len(row_runs[0]) == 1 and count > 1:
             groups.append(Group(row, row_runs[0], count))
         elif count == tokens[row]:
@@ -103,7 +103,7 @@ def find_groups(
     return groups
 
 
-def keep_positions(ids: Sequence[int], groups: Sequence[Group], kept: Sequence[int]) -> List[int]:
+def keep_positions(ids: Sequence[int], groups: Sequence[Group], kept: Sequence[int]) -> list[int]:
     """Places of a row that stay: the first K image tokens of each group, and all that does not stand inside a group.
 
     The separators between dropped tokens go with them, so a prompt is the same for any k.
@@ -112,14 +112,14 @@ def keep_positions(ids: Sequence[int], groups: Sequence[Group], kept: Sequence[i
         # One token stands for the whole exam: repeat it.
         place = groups[0].positions[0]
         return [*range(place), *([place] * kept[0]), *range(place + 1, len(ids))]
-    dropped: Set[int] = set()
-    for group, count in zip(groups, kept):
+    dropped: set[int] = set()
+    for group, count in zip(groups, kept, strict=True):
         if group.positions:
             dropped.update(range(group.positions[count - 1] + 1, group.positions[-1] + 1))
     return [position for position in range(len(ids)) if position not in dropped]
 
 
-def pad_rows(rows: Sequence[torch.Tensor], value: int) -> Tuple[torch.Tensor, torch.Tensor]:
+def pad_rows(rows: Sequence[torch.Tensor], value: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-pad 1-D tensors to one (E, L) tensor, and say which places are real."""
     padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
     lengths = torch.tensor([row.shape[0] for row in rows], device=padded.device)

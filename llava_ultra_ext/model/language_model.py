@@ -21,6 +21,8 @@ class _UltraTokenizer(UltraMetaForCausalLM):
 
 
 class UltraLlamaModel(UltraMetaModel, LlavaLlamaModel):
+    """LLaVA's Llama decoder, with the vision modules of `UltraMetaModel`."""
+
     config_class = LlavaConfig
 
 
@@ -39,6 +41,8 @@ class UltraLlamaForCausalLM(_UltraTokenizer, LlavaLlamaForCausalLM):
 
 
 class UltraMistralModel(UltraMetaModel, LlavaMistralModel):
+    """LLaVA's Mistral decoder, with the vision modules of `UltraMetaModel`."""
+
     config_class = LlavaMistralConfig
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any
 
 import torch
 from transformers import PretrainedConfig
@@ -26,7 +27,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 
 
 def load_pretrained(
-    original: Callable[..., Any], model_path: str, model_base: Optional[str], model_name: str, *args: Any, **kwargs: Any
+    original: Callable[..., Any], model_path: str, model_base: str | None, model_name: str, *args: Any, **kwargs: Any
 ) -> Any:
     """LLaVA's ``load_pretrained_model``; other folders go through untouched.
 
@@ -38,16 +39,16 @@ def load_pretrained(
     folder = Path(os.path.expanduser(model_path))
     _check_base(folder, model_base)
     names = ("load_8bit", "load_4bit", "device_map", "device", "use_flash_attn")
-    kwargs.update(zip(names, args))
+    kwargs.update(zip(names, args, strict=False))
     if not torch.cuda.is_available():
         kwargs.update(device="cpu", device_map="auto", use_flash_attn=False)
-    tokenizer, model, image_processor, context_len = original(
-        str(folder), model_base, _fitting_name(folder), **kwargs
-    )
+    tokenizer, model, image_processor, context_len = original(str(folder), model_base, _fitting_name(folder), **kwargs)
     learned = _learned_file(folder)
     if learned is not None:
         # LLaVA rounds mm_projector.bin to float16 and reads both files without asking whether anything is missing.
-        load_projector(model.get_model().mm_projector, torch.load(learned, map_location="cpu"), str(learned), strict=True)
+        load_projector(
+            model.get_model().mm_projector, torch.load(learned, map_location="cpu"), str(learned), strict=True
+        )
     model.get_vision_tower().to(device=model.device, dtype=model.dtype)
     model.eval()
     _bind_running_program(model)
@@ -61,7 +62,7 @@ def _is_ultra_folder(model_path: str) -> bool:
         return False
 
 
-def _learned_file(folder: Path) -> Optional[Path]:
+def _learned_file(folder: Path) -> Path | None:
     for name in (LORA_FILE, PROJECTOR_FILE):
         if (folder / name).is_file() and not _has_weights(folder):
             return folder / name
@@ -72,7 +73,7 @@ def _has_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in WEIGHTS)
 
 
-def _check_base(folder: Path, model_base: Optional[str]) -> None:
+def _check_base(folder: Path, model_base: str | None) -> None:
     if _has_weights(folder) or not folder.is_dir():
         return
     kind = "LoRA" if (folder / "adapter_config.json").is_file() else "stage 1"
@@ -89,11 +90,13 @@ def _check_base(folder: Path, model_base: Optional[str]) -> None:
     _check_same_language_model(config_dict(str(folder)), config_dict(model_base), model_base)
 
 
-def _check_same_language_model(own: Dict[str, Any], base: Dict[str, Any], model_base: str) -> None:
+def _check_same_language_model(own: dict[str, Any], base: dict[str, Any], model_base: str) -> None:
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     expected = {"architecture": own.get("ultra_backbone"), **{name: own.get(name) for name in names}}
     found = {"architecture": MODEL_TYPES.get(base.get("model_type", "")), **{name: base.get(name) for name in names}}
-    unlike = [f"{name} {found[name]} (trained from {expected[name]})" for name in found if found[name] != expected[name]]
+    unlike = [
+        f"{name} {found[name]} (trained from {expected[name]})" for name in found if found[name] != expected[name]
+    ]
     if unlike:
         raise ValueError(
             f"--model-base {model_base} is not the model that this folder was trained from: {', '.join(unlike)}. "
@@ -115,8 +118,9 @@ def _bind_running_program(model: Any) -> None:
 
     main = sys.modules["__main__"]
     name = getattr(getattr(main, "__spec__", None), "name", None)
-    if name is None and getattr(main, "__file__", None):
-        parts = Path(main.__file__).with_suffix("").parts
+    file = getattr(main, "__file__", None)
+    if name is None and file:
+        parts = Path(file).with_suffix("").parts
         start = len(parts) - 1 - parts[::-1].index("llava") if "llava" in parts else len(parts)
         name = ".".join(parts[start:])
     if name and name.startswith("llava."):

@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 import torch.distributed
 from llava.constants import IGNORE_INDEX
 from llava.model.llava_arch import LlavaMetaForCausalLM
 
-from llava_ultra_ext.arguments import TAUGHT, UltraSettings
+from llava_ultra_ext.arguments import ATTENTION_LAYERS, TAUGHT, UltraSettings
 from llava_ultra_ext.model.groups import Group, find_groups, flatten_images, keep_positions, pad_rows
 from llava_ultra_ext.model.teacher import attention_scores, likelihood_scores
 from llava_ultra_ext.vision.distillation import adr_loss, choice_statistics, teacher_gap
@@ -36,8 +37,8 @@ class FrameChoice:
     """
 
     row: int
-    frames: List[int]
-    scores: List[float]
+    frames: list[int]
+    scores: list[float]
 
 
 @dataclass
@@ -51,24 +52,24 @@ class ExamInputs:
         valid_frames: (N,) bool, for the ``oracle`` baseline.
     """
 
-    findings_ids: Optional[torch.Tensor] = None
-    findings_mask: Optional[torch.Tensor] = None
-    frame_scores: Optional[torch.Tensor] = None
-    valid_frames: Optional[torch.Tensor] = None
-    adr_loss: Optional[torch.Tensor] = None
-    statistics: Dict[str, torch.Tensor] = field(default_factory=dict)
-    groups: List[Group] = field(default_factory=list)
-    selection: Optional[Selection] = None
-    scores: Optional[torch.Tensor] = None
-    on_choice: Optional[Callable[[List[FrameChoice]], None]] = None
+    findings_ids: torch.Tensor | None = None
+    findings_mask: torch.Tensor | None = None
+    frame_scores: torch.Tensor | None = None
+    valid_frames: torch.Tensor | None = None
+    adr_loss: torch.Tensor | None = None
+    statistics: dict[str, torch.Tensor] = field(default_factory=dict)
+    groups: list[Group] = field(default_factory=list)
+    selection: Selection | None = None
+    scores: torch.Tensor | None = None
+    on_choice: Callable[[list[FrameChoice]], None] | None = None
 
-    def choices(self) -> List[FrameChoice]:
+    def choices(self) -> list[FrameChoice]:
         """The choice in each redundancy group, in reading order (moves a few numbers to the host)."""
         if self.selection is None or self.scores is None:
             return []
         index, scores = self.selection.index.tolist(), self.scores.float().tolist()
         found, start, first = [], 0, 0
-        for group, kept in zip(self.groups, self.selection.kept):
+        for group, kept in zip(self.groups, self.selection.kept, strict=True):
             if group.positions:
                 frames = [i - start for i in index[first : first + kept]]
                 found.append(FrameChoice(group.row, frames, scores[start : start + group.frames]))
@@ -86,10 +87,11 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
     scores_from_file: bool = False
     """Set by the trainer: the teacher's scores come with the batch, no teacher runs."""
     last_choices: Sequence[FrameChoice] = ()
-    exam_statistics: Optional[Dict[str, torch.Tensor]] = None
+    exam_statistics: dict[str, torch.Tensor] | None = None
 
     @property
     def settings(self) -> UltraSettings:
+        """What config.json says of this model."""
         return UltraSettings.from_config(self.config)
 
     @contextlib.contextmanager
@@ -108,13 +110,13 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
 
     def forward(
         self,
-        input_ids: Optional[torch.Tensor] = None,
-        attention_mask: Optional[torch.Tensor] = None,
-        position_ids: Optional[torch.Tensor] = None,
-        findings_ids: Optional[torch.Tensor] = None,
-        findings_mask: Optional[torch.Tensor] = None,
-        frame_scores: Optional[torch.Tensor] = None,
-        valid_frames: Optional[torch.Tensor] = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        findings_ids: torch.Tensor | None = None,
+        findings_mask: torch.Tensor | None = None,
+        frame_scores: torch.Tensor | None = None,
+        valid_frames: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """LLaVA's forward; the batch may also hold `ExamInputs`' tensors, and the loss gains ``lambda * L_adr``.
@@ -132,7 +134,7 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
         return output
 
     @torch.no_grad()
-    def generate(self, inputs: Optional[torch.Tensor] = None, images: Any = None, **kwargs: Any) -> Any:
+    def generate(self, inputs: torch.Tensor | None = None, images: Any = None, **kwargs: Any) -> Any:
         """LLaVA's generate; `last_choices` says afterwards which frames were chosen.
 
         Args:
@@ -147,8 +149,9 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
             try:
                 output = super().generate(inputs, images=images, **kwargs)
             except BaseException as error:
-                if hasattr(streamer, "on_error"):
-                    streamer.on_error(error)
+                on_error = getattr(streamer, "on_error", None)
+                if on_error is not None:
+                    on_error(error)
                 raise
         self.last_choices = current.choices()
         return output
@@ -165,13 +168,13 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
     def prepare_inputs_labels_for_multimodal(
         self,
         input_ids: torch.Tensor,
-        position_ids: Optional[torch.Tensor],
-        attention_mask: Optional[torch.Tensor],
+        position_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
         past_key_values: Any,
-        labels: Optional[torch.Tensor],
+        labels: torch.Tensor | None,
         images: Any,
         image_sizes: Any = None,
-    ) -> Tuple[Any, ...]:
+    ) -> tuple[Any, ...]:
         """Choose frames, shorten the prompt to them, then LLaVA's own splice (``llava_arch.py``).
 
         Raises:
@@ -189,10 +192,9 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
         features = gather_frames(h, selection.index, selection.weights)
         row_labels = _real_tokens(labels, attention_mask) if labels is not None else None
         new_ids, new_mask, new_labels, features = _shorten(rows, row_labels, groups, selection.kept, features)
-        if attention_mask is None and len(rows) == 1:
-            new_mask = None
+        mask = None if attention_mask is None and len(rows) == 1 else new_mask
         return super().prepare_inputs_labels_for_multimodal(
-            new_ids, None, new_mask, past_key_values, new_labels, features, image_sizes
+            new_ids, None, mask, past_key_values, new_labels, features, image_sizes
         )
 
     def _choose(self, h: torch.Tensor, groups: Sequence[Group]) -> Selection:
@@ -226,7 +228,7 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
 
     def _teacher_scores(
         self, h: torch.Tensor, groups: Sequence[Group], inputs: ExamInputs, settings: UltraSettings
-    ) -> Optional[torch.Tensor]:
+    ) -> torch.Tensor | None:
         """(N,) teacher scores, NaN where there is none: from the file, or one pass of the LLM a frame (eq. 4)."""
         if settings.adr_strategy not in TAUGHT:
             return None
@@ -244,7 +246,7 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
         self._previous_findings = (inputs.findings_ids, inputs.findings_mask)
         return scores
 
-    def _other_findings(self, ids: torch.Tensor, mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _other_findings(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Findings of another exam for each row: the next row's, for a batch of one the previous batch's."""
         if ids.shape[0] > 1:
             return ids.roll(1, 0), mask.roll(1, 0)
@@ -266,7 +268,9 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
         Returns:
             (N,) float32.
         """
-        settings, row_of, index, start = self.settings, [], [], 0
+        settings, start = self.settings, 0
+        row_of: list[int] = []
+        index: list[int] = []
         has_findings = findings_mask.any(dim=1).tolist()
         for group in groups:
             if group.frames > 1 and has_findings[group.row]:
@@ -279,16 +283,14 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
             return scores
         places = torch.tensor(index, dtype=torch.long, device=h.device)
         exam_of_frame = torch.tensor(row_of, dtype=torch.long, device=h.device)
-        common = dict(layers=settings.adr_layers, batch_size=settings.encoder_batch_size, rounds=rounds)
-        frames = h[places]
+        text = (findings_ids, findings_mask, exam_of_frame)
+        passes: dict[str, Any] = {"batch_size": settings.encoder_batch_size, "rounds": rounds}
         if settings.adr_strategy == "attention":
-            found = attention_scores(self.get_model(), frames, findings_ids, findings_mask, exam_of_frame, **common)
+            passes["layers"] = settings.adr_layers or ATTENTION_LAYERS
+            found = attention_scores(self.get_model(), h[places], *text, **passes)
         else:
-            found = likelihood_scores(
-                *(self.get_model(), self.lm_head, frames, findings_ids, findings_mask, exam_of_frame),
-                bos_token_id=self.config.bos_token_id,
-                **common,
-            )
+            passes.update(layers=settings.adr_layers, bos_token_id=self.config.bos_token_id)
+            found = likelihood_scores(self.get_model(), self.lm_head, h[places], *text, **passes)
         return scores.index_copy(0, places, found.float())
 
     def _rounds(self, own: int, device: torch.device) -> int:
@@ -301,25 +303,27 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
         return int(rounds)
 
 
-def _real_tokens(ids: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> List[torch.Tensor]:
+def _real_tokens(ids: torch.Tensor, attention_mask: torch.Tensor | None) -> list[torch.Tensor]:
     """Rows without their padding."""
     if attention_mask is None:
         return list(ids)
-    return [row[mask] for row, mask in zip(ids, attention_mask.bool())]
+    return [row[mask] for row, mask in zip(ids, attention_mask.bool(), strict=True)]
 
 
 def _shorten(
     rows: Sequence[torch.Tensor],
-    labels: Optional[Sequence[torch.Tensor]],
+    labels: Sequence[torch.Tensor] | None,
     groups: Sequence[Group],
     kept: Sequence[int],
     features: torch.Tensor,
-) -> Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor], torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """Drop the ``<image>`` tokens that lost, and give LLaVA's splice one feature slot for each that stays.
 
     LLaVA's splice takes one slot for a row without images too; a text-only row that brought no picture lends one.
     """
-    new_ids, new_labels, slots, first = [], [], [], 0
+    new_ids: list[torch.Tensor] = []
+    new_labels: list[torch.Tensor] = []
+    slots: list[int] = []
     start_of = [0]
     for count in kept:
         start_of.append(start_of[-1] + count)
@@ -333,7 +337,7 @@ def _shorten(
         for i in own:
             slots.extend(range(start_of[i], start_of[i] + kept[i]))
         if not own:
-            slots.append(first)
+            slots.append(0)
     padded, mask = pad_rows(new_ids, 0)
     padded_labels = pad_rows(new_labels, IGNORE_INDEX)[0] if labels is not None else None
     if slots != list(range(features.shape[0])):

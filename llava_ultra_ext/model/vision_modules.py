@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import torch
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from llava_ultra_ext.arguments import UltraSettings
 from llava_ultra_ext.model.builders import build_projector, build_tower
 from llava_ultra_ext.train.trainable import load_projector
 
@@ -69,20 +68,20 @@ class UltraMetaModel:
             load_projector(projector, state, source=model_args.model_name_or_path, strict=False)
 
 
-def read_projector(folder: Path) -> Dict[str, torch.Tensor]:
+def read_projector(folder: Path) -> dict[str, torch.Tensor]:
     """The ``mm_projector`` tensors of a model folder, read without the rest of its weights.
 
     Returns:
         Names as in the file -> tensors; empty for a language model without a projector, or a hub name.
     """
     files = _weight_files(folder)
-    state: Dict[str, torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
     for path in files:
         if path.suffix == ".safetensors":
             from safetensors import safe_open
 
             with safe_open(str(path), framework="pt") as handle:
-                state.update({name: handle.get_tensor(name) for name in handle.keys() if "mm_projector" in name})
+                state.update({name: handle.get_tensor(name) for name in list(handle.keys()) if "mm_projector" in name})
         else:
             tensors = torch.load(path, map_location="cpu")
             state.update({name: tensor for name, tensor in tensors.items() if "mm_projector" in name})

@@ -14,8 +14,9 @@ import json
 import logging
 import queue
 import threading
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any
 
 from transformers import TextIteratorStreamer
 
@@ -34,9 +35,9 @@ class ExamStreamer(TextIteratorStreamer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "timeout": None})
-        self.choices: List[Any] = []
+        self.choices: list[Any] = []
 
-    def on_choice(self, choices: List[Any]) -> None:
+    def on_choice(self, choices: list[Any]) -> None:
         """Called by the model before the first token."""
         self.choices = choices
 
@@ -72,7 +73,7 @@ def exam_streamer(original: Any, host: ModuleType) -> Callable[..., Any]:
 def exam_stream_gate(original: Callable[..., Any], host: ModuleType) -> Callable[..., Iterator[bytes]]:
     """Wraps ``ModelWorker.generate_stream_gate(self, params)``; models that are not ours get LLaVA's own gate."""
 
-    def generate_stream_gate(self: Any, params: Dict[str, Any]) -> Iterator[bytes]:
+    def generate_stream_gate(self: Any, params: dict[str, Any]) -> Iterator[bytes]:
         from llava_ultra_ext.model.ultra_arch import UltraMetaForCausalLM
 
         if not isinstance(self.model, UltraMetaForCausalLM):
@@ -89,10 +90,10 @@ def exam_stream_gate(original: Callable[..., Any], host: ModuleType) -> Callable
     return generate_stream_gate
 
 
-def _answer(worker: Any, params: Dict[str, Any]) -> Iterator[Any]:
+def _answer(worker: Any, params: dict[str, Any]) -> Iterator[Any]:
     """Text so far and the choices, each time LLaVA's generator says something."""
     _check(params)
-    request: Dict[str, Any] = {}
+    request: dict[str, Any] = {}
     stream = type(worker).generate_stream(_ExamWorker(worker, params), params)
     while True:
         _asking.request = request
@@ -106,18 +107,18 @@ def _answer(worker: Any, params: Dict[str, Any]) -> Iterator[Any]:
         yield json.loads(chunk[:-1])["text"], streamer.choices if streamer is not None else []
 
 
-def _check(params: Dict[str, Any]) -> None:
+def _check(params: dict[str, Any]) -> None:
     images, tokens = len(params.get("images") or []), params.get("prompt", "").count(IMAGE_TOKEN)
     if images != tokens:
         raise ValueError(
-            f"{images} images but {tokens} {IMAGE_TOKEN} in the prompt. Write one {IMAGE_TOKEN} for each image, adjacent ones "
-            "for the frames of one exam."
+            f"{images} images but {tokens} {IMAGE_TOKEN} in the prompt. Write one {IMAGE_TOKEN} for each image, "
+            "adjacent ones for the frames of one exam."
         )
 
 
-def _line(text: str, error_code: int, choices: Optional[List[Any]] = None) -> bytes:
+def _line(text: str, error_code: int, choices: list[Any] | None = None) -> bytes:
     """One message of LLaVA's stream: JSON and a zero byte."""
-    values: Dict[str, Any] = {"text": text, "error_code": error_code}
+    values: dict[str, Any] = {"text": text, "error_code": error_code}
     if choices:
         values["chosen_frames"] = [choice.frames for choice in choices]
         values["frame_scores"] = [[round(score, 6) for score in choice.scores] for choice in choices]
@@ -129,7 +130,7 @@ class _ExamWorker:
 
     is_multimodal = True
 
-    def __init__(self, worker: Any, params: Dict[str, Any]) -> None:
+    def __init__(self, worker: Any, params: dict[str, Any]) -> None:
         self._worker = worker
         self.model = _ExamModel(worker.model, params.get("prompt", ""))
 

@@ -13,10 +13,11 @@ import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, HfArgumentParser, set_seed
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 BAD_SAMPLES_FILE = "bad_samples.jsonl"
 
 
-def run_training(host: ModuleType, original: Callable[..., Any], attn_implementation: Optional[str]) -> Any:
+def run_training(host: ModuleType, original: Callable[..., Any], attn_implementation: str | None) -> Any:
     """LLaVA's ``train(attn_implementation)``, with our classes when ``--vision_tower`` is ours.
 
     Args:
@@ -50,7 +51,7 @@ def run_training(host: ModuleType, original: Callable[..., Any], attn_implementa
     """
     if parse_tower_name(_flag_value("--vision_tower")) is None:
         return original(attn_implementation=attn_implementation)
-    names: Dict[str, Any] = extended_arguments(host)
+    names: dict[str, Any] = extended_arguments(host)
     if {"-h", "--help"} & set(sys.argv):
         with _bound(host, names):
             return original(attn_implementation=attn_implementation)
@@ -69,24 +70,24 @@ def run_training(host: ModuleType, original: Callable[..., Any], attn_implementa
     return result
 
 
-def extended_arguments(host: Any) -> Dict[str, Any]:
+def extended_arguments(host: Any) -> dict[str, Any]:
     """LLaVA's ModelArguments and DataArguments with our flags mixed in, under LLaVA's names."""
 
     @dataclass
-    class ModelArguments(UltraModelArguments, host.ModelArguments):  # type: ignore[misc, name-defined]
+    class ModelArguments(UltraModelArguments, host.ModelArguments):
         @property
         def ultra_settings(self) -> UltraSettings:
             return UltraSettings.from_arguments(self, encoder_sources(self))
 
     @dataclass
-    class DataArguments(UltraDataArguments, host.DataArguments):  # type: ignore[misc, name-defined]
+    class DataArguments(UltraDataArguments, host.DataArguments):
         pass
 
     return {"ModelArguments": ModelArguments, "DataArguments": DataArguments}
 
 
-def encoder_sources(model_args: Any) -> Dict[str, str]:
-    """Encoder kind -> source, from ``--vision_tower`` with ``--clip_tower`` and ``--sam_tower`` on top; folders absolute."""
+def encoder_sources(model_args: Any) -> dict[str, str]:
+    """Encoder kind -> source: ``--vision_tower``, with ``--clip_tower`` and ``--sam_tower`` on top."""
     sources = parse_tower_name(model_args.vision_tower) or {}
     for kind, given in (("clip", model_args.clip_tower), ("sam", model_args.sam_tower)):
         if given is None:
@@ -108,11 +109,11 @@ class Prepared:
     data_args: Any
     exams: Sequence[Exam]
     bad: BadSamples
-    frame_scores: Dict[str, Any]
+    frame_scores: dict[str, Any]
     tower: FusedVisionTower
 
     @classmethod
-    def from_command_line(cls, host: Any, names: Dict[str, Any]) -> "Prepared":
+    def from_command_line(cls, host: Any, names: dict[str, Any]) -> Prepared:
         """Parse our part of the command line and check everything that can be wrong before a model loads."""
         parser = HfArgumentParser((names["ModelArguments"], names["DataArguments"]))
         parsed = parser.parse_args_into_dataclasses(return_remaining_strings=True)
@@ -177,10 +178,10 @@ class Prepared:
             on_bad_sample=self.data_args.on_bad_sample,
         )
 
-    def data_module(self, host: Any) -> Callable[..., Dict[str, Any]]:
+    def data_module(self, host: Any) -> Callable[..., dict[str, Any]]:
         """LLaVA's ``make_supervised_data_module(tokenizer, data_args)`` for exams."""
 
-        def make_supervised_data_module(tokenizer: Any, data_args: Any) -> Dict[str, Any]:
+        def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
             template = host.conversation_lib.default_conversation
             dataset = self._dataset(tokenizer, template, data_args.image_processor)
             collator = ExamCollator(tokenizer.pad_token_id)
@@ -198,7 +199,7 @@ class Prepared:
         logger.warning("trained without %s\nAll of them: %s", self.bad.summary(), path)
 
 
-def _frame_scores(model_args: Any, data_args: Any) -> Dict[str, Any]:
+def _frame_scores(model_args: Any, data_args: Any) -> dict[str, Any]:
     if data_args.frame_scores is None:
         return {}
     expected = None
@@ -224,9 +225,14 @@ def _check_flags(model_args: Any, data_args: Any) -> None:
         )
     if data_args.data_path is None:
         raise ValueError("--data_path is missing. Give the JSON list of training samples.")
-    for name, path in (("pretrain_mm_mlp_adapter", model_args.pretrain_mm_mlp_adapter), ("frame_scores", data_args.frame_scores)):
+    for name, path in (
+        ("pretrain_mm_mlp_adapter", model_args.pretrain_mm_mlp_adapter),
+        ("frame_scores", data_args.frame_scores),
+    ):
         if path is not None and not Path(path).is_file():
-            raise ValueError(f"--{name} {path}: no such file. Stage 1 writes mm_projector.bin, score-frames the scores.")
+            raise ValueError(
+                f"--{name} {path}: no such file. Stage 1 writes mm_projector.bin, score-frames the scores."
+            )
     if data_args.image_aspect_ratio not in ("square", "pad"):
         raise ValueError(
             f"--image_aspect_ratio {data_args.image_aspect_ratio}: tiles are not supported by this tower. Use pad "
@@ -238,7 +244,7 @@ def _check_flags(model_args: Any, data_args: Any) -> None:
         raise ValueError(f"--mm_patch_merge_type {model_args.mm_patch_merge_type}: only flat fits whole frames.")
 
 
-def usable_attention(wanted: Optional[str]) -> Optional[str]:
+def usable_attention(wanted: str | None) -> str | None:
     """The attention kernel that this machine can run: flash-attention needs CUDA and its package."""
     if wanted != "flash_attention_2":
         return wanted
@@ -248,7 +254,9 @@ def usable_attention(wanted: Optional[str]) -> Optional[str]:
 
     sdpa = getattr(utils, "is_torch_sdpa_available", lambda: False)()
     kernel = "sdpa" if sdpa else "eager"
-    logger.warning("flash-attention is not usable here (it needs CUDA and the package flash-attn): attention runs with %s.", kernel)
+    logger.warning(
+        "flash-attention is not usable here (it needs CUDA and the package flash-attn): attention runs with %s.", kernel
+    )
     return kernel
 
 
@@ -258,14 +266,14 @@ def _trainer_class() -> Any:
     return UltraTrainer
 
 
-def _flag_value(flag: str) -> Optional[str]:
+def _flag_value(flag: str) -> str | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(flag, dest="value", default=None)
     return parser.parse_known_args()[0].value
 
 
 @contextlib.contextmanager
-def _bound(host: Any, names: Dict[str, Any]) -> Iterator[None]:
+def _bound(host: Any, names: dict[str, Any]) -> Iterator[None]:
     """Names of ``llava.train.train`` replaced for one run, and put back."""
     before = {name: getattr(host, name) for name in names}
     for name, value in names.items():

@@ -10,8 +10,9 @@ import contextlib
 import hashlib
 import logging
 import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, Mapping, Tuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ LORA_FILE = "non_lora_trainables.bin"
 NAME = "mm_projector"
 
 
-def learned_parameters(model: nn.Module) -> Dict[str, nn.Parameter]:
+def learned_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Names as in the model -> parameters of projector, alpha, feature score (and SAM's neck where it learns)."""
     return {name: parameter for name, parameter in model.named_parameters() if NAME in name}
 
@@ -41,7 +42,7 @@ def gathered(parameters: Iterable[nn.Parameter], modifier_rank: Any = None) -> I
         yield
 
 
-def gather_state(parameters: Mapping[str, nn.Parameter]) -> Dict[str, torch.Tensor]:
+def gather_state(parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
     """CPU copies, whole also under ZeRO-3; every rank must call it."""
     state = {}
     for name, parameter in parameters.items():
@@ -50,12 +51,12 @@ def gather_state(parameters: Mapping[str, nn.Parameter]) -> Dict[str, torch.Tens
     return state
 
 
-def projector_state(state: Mapping[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+def projector_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The entries under ``mm_projector``, named from there on, whatever LLaVA or PEFT put before."""
     return {name.split(f"{NAME}.", 1)[1]: tensor for name, tensor in state.items() if f"{NAME}." in name}
 
 
-def _from_llava(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+def _from_llava(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """LLaVA's or LLaVA-Med's projector (``weight`` or ``0.weight`` …) is P1: the projection of the first encoder."""
     if not all(name.split(".")[0].isdigit() or name in ("weight", "bias") for name in state):
         return dict(state)
@@ -70,23 +71,23 @@ def load_projector(projector: nn.Module, state: Mapping[str, torch.Tensor], sour
         projector: of :class:`~llava_ultra_ext.vision.projector.UltraProjector`.
         state: as saved, with any prefix before ``mm_projector.``.
         source: where it came from, for messages.
-        strict: a complete state of ours is required; otherwise what fits is taken and the rest is named in the log.
+        strict: a complete state of ours, or a whole projector of LLaVA's, is required; otherwise what fits is taken and
+            the rest is named in the log.
 
     Raises:
-        ValueError: ``strict`` and something is missing, or shapes differ.
+        ValueError: ``strict`` and something is missing, surplus or of another shape.
     """
     own = dict(projector.named_parameters())
-    found = {**projector_state(state)}
-    given = found if strict else _from_llava(own, found)
-    if strict and not set(own) & set(given):
-        given = _from_llava(own, found)
-        strict = False
+    found = projector_state(state)
+    theirs = bool(found) and not set(own) & set(found)
+    given = _from_llava(own, found) if theirs else found
     missing, surplus = sorted(set(own) - set(given)), sorted(set(given) - set(own))
     shapes = {name: getattr(own[name], "ds_shape", own[name].shape) for name in own}
     unlike = [name for name in set(own) & set(given) if tuple(shapes[name]) != tuple(given[name].shape)]
-    if strict and (missing or surplus or unlike):
+    if strict and ((missing and not theirs) or surplus or unlike):
         raise ValueError(
-            f"{source} does not fit this projector: missing {missing}, surplus {surplus}, other shape {sorted(unlike)}. "
+            f"{source} does not fit this projector: missing {missing}, surplus {surplus}, "
+            f"other shape {sorted(unlike)}. "
             "Use the flags it was trained with (--vision_tower, --sam_image_size, --sam_token_merge, "
             "--sam_select_feature, --mm_projector_type, --mm_fusion_alpha, --adr_weights)."
         )
@@ -125,7 +126,7 @@ def save_tensors(state: Mapping[str, torch.Tensor], path: Path) -> None:
         raise
 
 
-def lora_state(model: nn.Module, bias: str = "none") -> Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]:
+def lora_state(model: nn.Module, bias: str = "none") -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """LoRA's own tensors, and every other tensor that is trained; LLaVA's two files of a LoRA run.
 
     Args:

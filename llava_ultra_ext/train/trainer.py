@@ -12,8 +12,9 @@ import functools
 import logging
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class UltraTrainer(LLaVATrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._statistics: List[Dict[str, torch.Tensor]] = []
+        self._statistics: list[dict[str, torch.Tensor]] = []
         self.exam_model.scores_from_file = getattr(self.train_dataset, "has_frame_scores", False)
 
     @property
@@ -50,7 +51,7 @@ class UltraTrainer(LLaVATrainer):
 
     def _warmup_steps(self) -> float:
         warmup = self.exam_model.settings.adr_warmup
-        return warmup if warmup >= 1 else warmup * self.state.max_steps
+        return warmup if warmup > 1 else warmup * self.state.max_steps
 
     def create_optimizer(self) -> torch.optim.Optimizer:
         """LLaVA's groups without the empty ones.
@@ -74,7 +75,7 @@ class UltraTrainer(LLaVATrainer):
             exam_model.exam_statistics = None
         return result
 
-    def log(self, logs: Dict[str, float]) -> None:
+    def log(self, logs: dict[str, float]) -> None:
         """Adds LM loss, L_adr, alpha, agreement, entropy, picks by position and the teacher's gap to LLaVA's log."""
         if "loss" in logs and self._statistics:
             logs.update(self._averages())
@@ -83,8 +84,8 @@ class UltraTrainer(LLaVATrainer):
             self._statistics = []
         super().log(logs)
 
-    def _averages(self) -> Dict[str, float]:
-        """Means over steps and ranks since the last log; one transfer from the device, numbers that are NaN left out."""
+    def _averages(self) -> dict[str, float]:
+        """Means over steps and ranks since the last log; one transfer from the device, NaN left out."""
         names = sorted({name for step in self._statistics for name in step})
         device = next(iter(self._statistics[0].values())).device
         missing = torch.full((), math.nan, device=device)
@@ -93,10 +94,10 @@ class UltraTrainer(LLaVATrainer):
         sums = torch.stack([table.masked_fill(~known, 0).sum(0), known.sum(0).float()])
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             sums = self._over_ranks(sums, names)
-        return {name: round(s / c, 6) for name, s, c in zip(names, *sums.tolist()) if c > 0}
+        return {name: round(s / c, 6) for name, s, c in zip(names, *sums.tolist(), strict=True) if c > 0}
 
-    def _over_ranks(self, sums: torch.Tensor, names: List[str]) -> torch.Tensor:
-        gathered: List[Any] = [None] * torch.distributed.get_world_size()
+    def _over_ranks(self, sums: torch.Tensor, names: list[str]) -> torch.Tensor:
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(gathered, (names, sums.cpu()))
         total = torch.zeros_like(sums.cpu())
         for other_names, other in gathered:
@@ -105,7 +106,7 @@ class UltraTrainer(LLaVATrainer):
                     total[:, names.index(name)] += other[:, column]
         return total
 
-    def save_model(self, output_dir: Optional[str] = None, _internal_call: bool = False) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What LLaVA saves at the end, in every checkpoint: projector, or LoRA and the rest, or the whole model."""
         folder = Path(output_dir or self.args.output_dir)
         if self.args.tune_mm_mlp_adapter:
@@ -121,7 +122,7 @@ class UltraTrainer(LLaVATrainer):
         if self.args.should_save and self.tokenizer is not None:
             self.tokenizer.save_pretrained(str(folder))
 
-    def _write(self, files: Dict[str, Dict[str, torch.Tensor]], folder: Path) -> None:
+    def _write(self, files: dict[str, dict[str, torch.Tensor]], folder: Path) -> None:
         if not self.args.should_save:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +130,7 @@ class UltraTrainer(LLaVATrainer):
         for name, state in files.items():
             save_tensors(state, folder / name)
 
-    def _save_checkpoint(self, model: Any, trial: Any, metrics: Optional[Dict[str, float]] = None) -> None:
+    def _save_checkpoint(self, model: Any, trial: Any, metrics: dict[str, float] | None = None) -> None:
         """Transformers' checkpoint (optimizer, scheduler, random state), also in stage 1, under a temporary name first.
 
         Raises:
@@ -149,8 +150,8 @@ class UltraTrainer(LLaVATrainer):
             raise OSError(
                 errno.ENOSPC,
                 f"No space left in {folder} for checkpoint-{self.state.global_step}; the unfinished one was removed. "
-                f"Last whole checkpoint: {get_last_checkpoint(str(folder))}. Free space, or lower --save_total_limit, and "
-                "run the same command again: it goes on from there.",
+                f"Last whole checkpoint: {get_last_checkpoint(str(folder))}. Free space, or lower --save_total_limit, "
+                "and run the same command again: it goes on from there.",
             ) from error
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -177,7 +178,7 @@ class UltraTrainer(LLaVATrainer):
                 return super()._inner_training_loop(*args, **kwargs)
         return super()._inner_training_loop(*args, **kwargs)
 
-    def _load_rng_state(self, checkpoint: Optional[str]) -> None:
+    def _load_rng_state(self, checkpoint: str | None) -> None:
         """Since torch 2.6 a file is read without pickled objects unless they are allowed; NumPy's state is one."""
         allow = getattr(torch.serialization, "safe_globals", None)
         with allow(_numpy_state_types()) if allow else contextlib.nullcontext():
@@ -209,16 +210,22 @@ def _lenient_deepspeed_load() -> Iterator[None]:
         DeepSpeedEngine.load_checkpoint = strict
 
 
-def _numpy_state_types() -> List[Any]:
+def _numpy_state_types() -> list[Any]:
     """What ``numpy.random.get_state()`` pickles to: an array of uint32."""
-    state = np.random.get_state()[1]
-    rebuild = state.__reduce__()[0]  # type: ignore[union-attr]
+    rebuild = np.zeros(1, dtype="uint32").__reduce__()[0]
     return [rebuild, np.ndarray, np.dtype, type(np.dtype("uint32"))]
 
 
-def _is_full(error: BaseException, folder: Path) -> bool:
-    """Whether a failed save means a full disk: torch and safetensors hide the errno in their own exceptions."""
+def _is_full(error: BaseException | None, folder: Path) -> bool:
+    """Whether a failed save means a full disk: torch and safetensors hide the errno in exceptions of their own.
+
+    torch reports "file write failed", or "unexpected pos" in inline_container.cc when it closes the torn file.
+    """
+    if error is None:
+        return False
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     text = str(error).lower()
-    return "no space left" in text or ("write" in text and shutil.disk_usage(folder).free < 1 << 20)
+    failed = any(sign in text for sign in ("write", "writing", "inline_container", "iostream"))
+    full = "no space left" in text or (failed and shutil.disk_usage(folder).free < 1 << 20)
+    return full or _is_full(error.__cause__ or error.__context__, folder)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-import tiny_models
 import torch
-from tiny_tokenizer import CORPUS, make_tokenizer, read_corpus
 from transformers import (
     AutoImageProcessor,
     CLIPVisionModel,
@@ -17,6 +15,9 @@ from transformers import (
     MistralForCausalLM,
     SamModel,
 )
+
+import tiny_models
+from tiny_tokenizer import CORPUS, make_tokenizer, read_corpus
 
 
 def _pixels(size):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from run_llava import train_mem  # noqa: E402
+from run_llava import train_mem
 
-from llava_ultra_ext.activate import arm  # noqa: E402
+from llava_ultra_ext.activate import arm
 
 if __name__ == "__main__":
     arm()

@@ -1,4 +1,4 @@
-"""One step of a model of ours, run by test_zero3.py: under ZeRO-3 on two ranks, or in one process over the same samples.
+"""One step of a model of ours, run by test_zero3.py: under ZeRO-3 on two ranks, or in one process.
 
 Rank 0 has a text-only sample and a single picture, rank 1 exams of two and of seven frames. The ranks then need other
 numbers of encoder chunks and teacher passes, which is where ZeRO-3 hangs when a rank walks modules alone.
@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -57,6 +56,12 @@ def build(options: argparse.Namespace) -> tuple[Any, Any]:
     return model.train(), tokenizer
 
 
+def _is(kind: str, exam: Any) -> bool:
+    if kind == "text":
+        return not exam.images
+    return len(exam.images) == 1 and not exam.exam_id if kind == "single" else len(exam.images) == int(kind[1:])
+
+
 def batches(options: argparse.Namespace, tower: Any, tokenizer: Any) -> list[dict[str, torch.Tensor]]:
     """The batch of each rank."""
     from llava.conversation import conv_templates
@@ -66,8 +71,7 @@ def batches(options: argparse.Namespace, tower: Any, tokenizer: Any) -> list[dic
 
     records = json.loads((Path(options.exams) / "train.json").read_text(encoding="utf-8"))
     exams = [Exam.from_record(record) for record in records]
-    kinds = {"text": lambda e: not e.images, "single": lambda e: len(e.images) == 1 and not e.exam_id}
-    chosen = [next(e for e in exams if kinds.get(kind, lambda e: f"k{len(e.images)}" == kind)(e)) for kind in sum(SAMPLES, ())]
+    chosen = [next(e for e in exams if _is(kind, e)) for kind in sum(SAMPLES, ())]
     dataset = ExamDataset(
         chosen,
         tokenizer=tokenizer,

@@ -1,4 +1,4 @@
-"""``kill -9`` in the middle of stage 2: the run goes on with the losses of the unbroken one, and nothing learnt is lost."""
+"""``kill -9`` in the middle of stage 2: the run goes on with the losses of the unbroken one."""
 
 from __future__ import annotations
 

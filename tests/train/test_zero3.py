@@ -36,7 +36,13 @@ def test_unlike_ranks_give_the_gradients_of_one_process(
 ) -> None:
     arguments = ["--base", str(tiny_llama), "--clip", str(tiny_clip), "--sam", str(tiny_sam)]
     arguments += ["--exams", str(exam_folder), "--strategy", strategy]
-    deepspeed = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", str(_free_port())]
+    deepspeed = [
+        str(Path(sys.executable).with_name("deepspeed")),
+        "--num_gpus",
+        "2",
+        "--master_port",
+        str(_free_port()),
+    ]
     alone = _run([sys.executable], arguments, tmp_path / "one.pt")
     ranks = _run(deepspeed, arguments, tmp_path / "two.pt")
 
@@ -44,9 +50,14 @@ def test_unlike_ranks_give_the_gradients_of_one_process(
     assert set(ranks["gradients"]) == set(alone["gradients"])
     assert len(alone["gradients"]) > 40
     for name, gradient in alone["gradients"].items():
-        torch.testing.assert_close(ranks["gradients"][name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            ranks["gradients"][name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
     for part in ("projections.clip.weight", "projections.sam.weight", "fusion.logits", "sampler.channel_weights"):
         name = f"model.mm_projector.{part}"
         if strategy == "feature" and part == "sampler.channel_weights":
-            assert alone["gradients"][name].abs().max() > 0 and alone["gradients"]["model.mm_projector.sampler.token_weights"].abs().max() > 0
+            assert (
+                alone["gradients"][name].abs().max() > 0
+                and alone["gradients"]["model.mm_projector.sampler.token_weights"].abs().max() > 0
+            )
         assert alone["gradients"][name].abs().max() > 1e-6, name

@@ -1,0 +1,63 @@
+"""LLaVA's training module with the seams bound, and a command line of ours for it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def host() -> Iterator[Any]:
+    """`llava.train.train`; its `train()` is ours for the session where the environment did not do it."""
+    pytest.importorskip("llava")
+    import llava.conversation
+    import llava.train.train
+
+    from llava_ultra_ext import llava_seams
+
+    bound = llava_seams.bind(llava.conversation) + llava_seams.bind(llava.train.train)
+    yield llava.train.train
+    if bound:
+        llava_seams.undo()
+
+
+@pytest.fixture
+def flags(exam_folder: Path, tiny_clip: Path, tiny_sam: Path, tiny_llama: Path, tmp_path: Path) -> dict[str, Any]:
+    """A stage 1 run of two steps on the synthetic exams; change a copy."""
+    return {
+        "model_name_or_path": tiny_llama,
+        "data_path": exam_folder / "train.json",
+        "image_folder": exam_folder,
+        "vision_tower": "sam_clip_fused",
+        "clip_tower": tiny_clip,
+        "sam_tower": tiny_sam,
+        "version": "ultra_v1_zh",
+        "tune_mm_mlp_adapter": True,
+        "mm_vision_select_layer": -2,
+        "mm_use_im_patch_token": False,
+        "image_aspect_ratio": "pad",
+        "output_dir": tmp_path / "out",
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "save_steps": 1,
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+        "model_max_length": 512,
+        "report_to": "none",
+        "use_cpu": True,
+    }
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], None]:
+    """Puts flags where LLaVA's train() reads them; a value of None leaves the flag out."""
+
+    def put(given: dict[str, Any]) -> None:
+        argv = [text for name, value in given.items() if value is not None for text in (f"--{name}", str(value))]
+        monkeypatch.setattr(sys, "argv", ["train_mem.py", *argv])
+
+    return put
