@@ -132,6 +132,7 @@ class UltraSettings:
         widths: encoder kind -> channels that reach the projector; known after the encoders were described.
         tokens: T, tokens of a frame; 0 until the encoders were described.
         backbone: ``llama`` or ``mistral``: which thin class loads the folder.
+        template: LLaVA's ``--version`` of the training; answers are asked for in the same one.
         separator_ids: token ids that may stand between the ``<image>`` tokens of one redundancy group.
     """
 
@@ -156,6 +157,7 @@ class UltraSettings:
     widths: Mapping[str, int] = field(default_factory=dict)
     tokens: int = 0
     backbone: str = "llama"
+    template: str = "ultra_v1_zh"
     separator_ids: tuple = ()
 
     @classmethod
@@ -170,6 +172,7 @@ class UltraSettings:
             clip_select_feature=args.mm_vision_select_feature,
             fusion_alpha=args.mm_fusion_alpha,
             adr_layers=layers,
+            template=args.version,
             # Our choice, from a prototype: a distilled score needs no token weights, Func.a is steadier with them.
             adr_weights=args.adr_weights or ("token_channel" if args.adr_strategy == "feature" else "channel"),
             **{

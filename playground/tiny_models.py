@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_tokenizer import CORPUS, fresh_folder, make_tokenizer, read_corpus
 from torch import nn
+
+from tiny_tokenizer import CORPUS, fresh_folder, make_tokenizer, read_corpus
 
 # --- vision ---
 

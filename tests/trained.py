@@ -49,7 +49,7 @@ def training_flags(base: Path, exams: Path, clip: Path, sam: Path, output: Path)
     }
 
 
-def train(base: Path, exams: Path, clip: Path, sam: Path, out: Path, epochs: int = 12) -> Trained:
+def train(base: Path, exams: Path, clip: Path, sam: Path, out: Path, epochs: int = 20) -> Trained:
     """Both stages into `out`; about 10 s each, half of it imports. Its answers differ from question to question."""
     stage1, lora = out / "llava-stage1", out / "llava-lora"
     common = training_flags(base, exams, clip, sam, stage1)
@@ -57,7 +57,7 @@ def train(base: Path, exams: Path, clip: Path, sam: Path, out: Path, epochs: int
     run_llava(train_mem(), *flags({**common, **first}))
     second = {
         "output_dir": lora,
-        "learning_rate": 1e-2,
+        "learning_rate": 5e-3,
         "lora_enable": True,
         "lora_r": 8,
         "lora_alpha": 16,

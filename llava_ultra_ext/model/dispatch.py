@@ -53,7 +53,8 @@ class ModelDispatch:
             extra = {} if config is None else {"config": config}
             return self._stock.from_pretrained(path, *args, **extra, **kwargs)
         model_class, model_config = ultra_class(values)
-        if not torch.cuda.is_available() and kwargs.get("torch_dtype") is torch.float16:
+        on_cpu = not torch.cuda.is_available() or kwargs.get("device_map") == {"": "cpu"}
+        if on_cpu and kwargs.get("torch_dtype") is torch.float16:
             kwargs["torch_dtype"] = cpu_dtype(values.get("torch_dtype"))
         model, info = model_class.from_pretrained(path, *args, config=model_config, output_loading_info=True, **kwargs)
         # With a config of its own, LLaVA loads a base model here; the projector follows from another file.
@@ -98,7 +99,14 @@ class TrainingDispatch:
         }
         model = model_class.from_pretrained(path, config=config_class(**kept), **kwargs)
         model.config.ultra_backbone = backbone
+        settle_generation(model.generation_config)
         return model
+
+
+def settle_generation(config: Any) -> None:
+    """Vicuna's settings hold a temperature without ``do_sample``, which Transformers reads but refuses to save."""
+    if not config.do_sample:
+        config.temperature, config.top_p = 1.0, 1.0
 
 
 def backbone_of(values: dict[str, Any], path: str) -> str:

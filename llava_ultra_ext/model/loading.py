@@ -105,10 +105,13 @@ def _check_same_language_model(own: dict[str, Any], base: dict[str, Any], model_
 
 
 def _fitting_name(folder: Path) -> str:
-    """A name that sends LLaVA's substring tests down the branch that this folder needs."""
+    """A name that sends LLaVA's substring tests down the branch that this folder needs.
+
+    Never its branch for Mistral: that one loads the fast tokenizer, and training used the slow one. The class is found
+    by the config in every branch (`ModelDispatch`).
+    """
     lora = (folder / "adapter_config.json").is_file() and not _has_weights(folder)
-    backbone = config_dict(str(folder)).get("ultra_backbone")
-    return "llava" + ("-lora" if lora else "") + ("-mistral" if backbone == "mistral" else "")
+    return "llava-lora" if lora else "llava"
 
 
 def _bind_running_program(model: Any) -> None:

@@ -13,11 +13,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from llava_ultra_ext.model.builders import is_ultra
+from llava_ultra_ext.model.dispatch import settle_generation
 from llava_ultra_ext.model.opening import OpenedModel, folder_config, model_name, open_model
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def save_merged(opened: OpenedModel, target: Path, dtype: torch.dtype) -> None:
         OSError: the disk is full; nothing is left behind.
     """
     model = opened.model.to(dtype)
-    _settle_generation(model.generation_config)
+    settle_generation(model.generation_config)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -83,12 +83,6 @@ def save_merged(opened: OpenedModel, target: Path, dtype: torch.dtype) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _settle_generation(config: Any) -> None:
-    """Vicuna's settings hold a temperature without ``do_sample``, which transformers reads but refuses to save."""
-    if not config.do_sample:
-        config.temperature, config.top_p = 1.0, 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -205,7 +205,14 @@ def _frame_scores(model_args: Any, data_args: Any) -> dict[str, Any]:
     expected = None
     if model_args.pretrain_mm_mlp_adapter is not None:
         expected = state_fingerprint(torch.load(model_args.pretrain_mm_mlp_adapter, map_location="cpu"))
-    return dict(read_frame_scores(data_args.frame_scores, expected_model=expected).scores)
+    read = read_frame_scores(data_args.frame_scores, expected_model=expected)
+    teacher = read.header.strategy.split("/")[0]
+    if teacher != model_args.adr_strategy:
+        raise ValueError(
+            f"--frame_scores {data_args.frame_scores}: holds scores of the {teacher} teacher, but --adr_strategy is "
+            f"{model_args.adr_strategy}. Use --adr_strategy {teacher}, or compute the scores of the other teacher."
+        )
+    return dict(read.scores)
 
 
 def _check_flags(model_args: Any, data_args: Any) -> None:

@@ -22,10 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import demo_texts
 import numpy as np
-from dicom_frames import Pixels, Source, collect_sources, local_files
 from PIL import Image
+
+import demo_texts
+from dicom_frames import Pixels, Source, collect_sources, local_files
 
 REQUESTS = ("请描述这组超声图像。", "请写出该检查的超声所见。", "请根据图像描述超声所见。")
 NOTE = (

@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tiny_models
 import torch
-from tiny_tokenizer import CORPUS, read_corpus
 from torch.nn.utils.rnn import pad_sequence
 
+import tiny_models
 from llava_ultra_ext.conversation import SYSTEM
+from tiny_tokenizer import CORPUS, read_corpus
 
 CLIP = {"image_size": 96, "patch_size": 16, "hidden": 64, "layers": 2}
 SAM = {"image_size": 192, "hidden": 32, "layers": 2, "window": 6, "global_attn": (1,), "out_channels": 32}

@@ -98,6 +98,8 @@ class TestRestored:
             tower.image_processor.image_mean,
         )
         assert not model.training
+        # LLaVA's branch for Mistral takes the fast tokenizer; training used the slow one.
+        assert type(tokenizer) is type(made.tokenizer) and not tokenizer.is_fast
 
     @pytest.mark.parametrize("base", list(MODELS))
     def test_stage_1_with_its_base(

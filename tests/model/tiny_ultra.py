@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from llava_ultra_ext.model.groups import IMAGE_TOKEN_INDEX
+
+T = 16
+QUESTION = "请描述该甲状腺超声图像。"
+FINDINGS = "甲状腺内见一低回声结节，边界清晰。"
+OTHER = "胆囊壁光滑，未见明显血流信号。"
+EXAM = ("<image>\n" * 3 + QUESTION, "未见异常。", FINDINGS)
+SINGLE = ("<image>\nIs there a nodule?", "No.", "")
+TEXT = ("超声检查前需要空腹吗？", "需要空腹。", "")
+TWO_GROUPS = ("<image>\n<image>\n左侧，右侧\n<image>\n<image>\n有何不同？", "结节。", OTHER)
 
 
 def pictures(count: int, seed: int = 0) -> torch.Tensor:
@@ -44,3 +55,22 @@ def batch_of(tokenizer: Any, rows: list[tuple[str, str, str]]) -> dict[str, torc
         "findings_ids": pad([torch.cat([item, torch.zeros(1, dtype=torch.long)]) for item in findings], 0),
         "findings_mask": pad([torch.cat([torch.ones_like(f), f.new_zeros(1)]) for f in findings], 0).bool(),
     }
+
+
+@contextlib.contextmanager
+def watching(model: Any) -> Iterator[list[torch.Tensor]]:
+    """The embeddings (E, L, D) of each call of the decoder."""
+    seen: list[torch.Tensor] = []
+    decoder = model.get_model()
+    stock = decoder.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("inputs_embeds") is not None:
+            seen.append(kwargs["inputs_embeds"].detach().clone())
+        return stock(*args, **kwargs)
+
+    decoder.forward = forward
+    try:
+        yield seen
+    finally:
+        del decoder.forward

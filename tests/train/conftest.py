@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from exam_case import EXAM, Case, Flags
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +64,36 @@ def command_line(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], 
         monkeypatch.setattr(sys, "argv", ["train_mem.py", *argv])
 
     return put
+
+
+@pytest.fixture
+def case(exam_folder: Path, flags: Flags, tmp_path: Path) -> Case:
+    folder = tmp_path / "exams"
+    shutil.copytree(exam_folder, folder)
+    records = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+    assert len(records[EXAM]["image"]) == 4
+    return Case(folder, {**flags, "data_path": folder / "train.json", "image_folder": folder}, records)
+
+
+@pytest.fixture
+def refused(
+    host: Any, command_line: Callable[[Flags], None], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Flags], str]:
+    """Starts a run that must end before LLaVA's train() begins and before any weights are read; its message."""
+
+    def start(given: Flags) -> str:
+        from transformers import PreTrainedModel
+
+        from llava_ultra_ext.train.program import run_training
+        from llava_ultra_ext.vision.tower import FusedVisionTower
+
+        command_line(given)
+        never = lambda what: lambda *args, **kwargs: pytest.fail(f"{what} was called")  # noqa: E731
+        monkeypatch.setattr(PreTrainedModel, "from_pretrained", never("from_pretrained"))
+        monkeypatch.setattr(FusedVisionTower, "load_model", never("load_model"))
+        with pytest.raises(ValueError) as error:
+            run_training(host, never("LLaVA's train()"), None)
+        assert not Path(given["output_dir"]).exists()
+        return str(error.value)
+
+    return start
