@@ -20,7 +20,7 @@ from llava_ultra_ext.arguments import (
 def model_args(**flags):
     """The flags with LLaVA's own that the settings read."""
     args = UltraModelArguments(**flags)
-    args.mm_vision_select_layer, args.mm_vision_select_feature = -2, "patch"
+    args.mm_vision_select_layer, args.mm_vision_select_feature, args.version = -2, "patch", "ultra_v1_zh"
     return args
 
 

@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--image-folder", default="", help="where picture names start")
     add("--question-file", required=True, help="JSON lines: question_id, text, image (a name, a list, or absent)")
     add("--answers-file", required=True, help="JSON lines; an existing file is continued")
-    add("--conv-mode", help="LLaVA's prompt template, the --version of training; default: the model's own, stock llava_v1")
+    add("--conv-mode", help="LLaVA's prompt template; default: the --version of training, stock llava_v1")
     add("--num-chunks", type=int, default=1, help="cut the file into this many parts")
     add("--chunk-idx", type=int, default=0, help="answer this part, counted from 0")
     add("--temperature", type=float, default=0.0, help="0: greedy (default)")

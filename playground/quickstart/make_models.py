@@ -56,35 +56,23 @@ def reading(exam: dict[str, Any], stage: int, frame: list[int], tokenizer: Any) 
 
 
 def teach(folder: Path, exams: Path, steps: int, seed: int = 0) -> tuple[float, float]:
-    """Trains the LLaMA in `folder` on the texts of stage1.json and stage2.json; returns its first and last mean loss."""
+    """Trains the LLaMA in `folder` on the texts of stage1.json and stage2.json; returns first and last mean loss."""
     from transformers import LlamaForCausalLM, LlamaTokenizer
 
-    samples = [json.loads((exams / f"stage{stage}.json").read_text(encoding="utf-8")) for stage in (1, 2)]
+    stages = [json.loads((exams / f"stage{stage}.json").read_text(encoding="utf-8")) for stage in (1, 2)]
     tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=True)
     model = LlamaForCausalLM.from_pretrained(folder).train()
-    draw = random.Random(seed)
-    torch.manual_seed(seed)
+    words = [[i for sample in pair for i in _answer_ids(sample, tokenizer)] for pair in zip(*stages, strict=True)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
-    words = [
-        [i for s in pair for turn in s["conversations"] if turn["from"] == "gpt" for i in tokenizer(turn["value"]).input_ids]
-        for pair in zip(*samples, strict=True)
-    ]
-    losses = []
+    draw, losses = random.Random(seed), []
     for _ in range(steps):
-        batch = []
+        rows = []
         for _ in range(BATCH):
-            stage, number = draw.randrange(2), draw.randrange(len(words))
-            others = draw.randrange(round(FRAME_TOKENS * OTHER_SHARE) + 1)
-            frame = draw.choices(words[number], k=FRAME_TOKENS - others) + draw.choices(draw.choice(words), k=others)
-            draw.shuffle(frame)
-            batch.append(reading(samples[stage][number], stage + 1, frame, tokenizer))
-        ids, labels = (
-            pad_sequence([torch.tensor(row[part]) for row in batch], batch_first=True, padding_value=fill)
-            for part, fill in ((0, 0), (1, -100))
-        )
-        mask = pad_sequence([torch.ones(len(row[0])) for row in batch], batch_first=True)
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+            stage, number = draw.choice((1, 2)), draw.randrange(len(words))
+            frame = stand_in(words[number], draw.choice(words), draw)
+            rows.append(reading(stages[stage - 1][number], stage, frame, tokenizer))
+        loss = model(**_padded(rows)).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -96,6 +84,28 @@ def teach(folder: Path, exams: Path, steps: int, seed: int = 0) -> tuple[float, 
     return losses[0], sum(losses[-tenth:]) / tenth
 
 
+def stand_in(own: Sequence[int], other: Sequence[int], draw: random.Random) -> list[int]:
+    """T tokens in a frame's place: most of an exam's own words, some of another's, in any order."""
+    others = draw.randrange(round(FRAME_TOKENS * OTHER_SHARE) + 1)
+    frame = draw.choices(own, k=FRAME_TOKENS - others) + draw.choices(other, k=others)
+    draw.shuffle(frame)
+    return frame
+
+
+def _answer_ids(sample: dict[str, Any], tokenizer: Any) -> list[int]:
+    answers = (turn["value"] for turn in sample["conversations"] if turn["from"] == "gpt")
+    return [i for answer in answers for i in tokenizer(answer, add_special_tokens=False).input_ids]
+
+
+def _padded(rows: Sequence[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
+    def pad(values: list[list[int]], fill: int) -> torch.Tensor:
+        return pad_sequence([torch.tensor(row) for row in values], batch_first=True, padding_value=fill)
+
+    ids, labels = ([row[part] for row in rows] for part in (0, 1))
+    mask = pad([[1] * len(row) for row in ids], 0)
+    return {"input_ids": pad(ids, 0), "attention_mask": mask, "labels": pad(labels, -100)}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: writes clip/, sam/ and llama/ into OUT."""
     parser = argparse.ArgumentParser(description="Make the quick start's small models.")
@@ -105,10 +115,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)  # matrices this small are slower on more
     # All files, so that every text can be written; what the model reads is the training exams' alone.
-    texts = CORPUS + [SYSTEM] + read_corpus(sorted(args.exams.glob("*.json")) + sorted(args.exams.glob("*.jsonl")))
+    files = sorted(args.exams.glob("*.json")) + sorted(args.exams.glob("*.jsonl"))
+    texts = [*CORPUS, SYSTEM, *read_corpus(files)]
     tiny_models.make_clip(args.out / "clip", **CLIP)
     tiny_models.make_sam(args.out / "sam", **SAM)
     llama = tiny_models.make_llama(args.out / "llama", texts, **LLAMA)
+    torch.manual_seed(0)
     start = time.monotonic()
     first, last = teach(llama, args.exams, args.steps)
     print(f"LLaMA read the training texts for {time.monotonic() - start:.0f} s: loss {first:.3f} -> {last:.3f}")

@@ -65,7 +65,7 @@ def step(title: str, command: Sequence[str], log: Path, env: Mapping[str, str] |
     Raises:
         StepFailed: Its exit status is not 0.
     """
-    print(f"{title:32}", end="", flush=True)
+    print(f"{title:34}", end="", flush=True)
     start, used = time.monotonic(), _cpu_seconds()
     with child(command, log, env) as process:
         status = process.wait()

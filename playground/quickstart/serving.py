@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from processes import child, failure, python
-
 from llava_ultra_ext.conversation import SYSTEM
+from processes import child, failure, python
 
 MODEL = "llava-ultra-lora"
 IMAGE_LINE = "<image>\n"

@@ -1,4 +1,4 @@
-"""What a quick-start run came to: `result.json` for the page, a short table for the terminal, and whether it went well."""
+"""What a quick-start run came to: `result.json` for the page, a table for the terminal, and whether it went well."""
 
 from __future__ import annotations
 
@@ -94,11 +94,12 @@ def table(result: Mapping[str, Any], frequent: Mapping[str, str]) -> str:
         alpha = "" if stage["alpha"] is None else f"{stage['alpha']:.3f}"
         cells = (f"{stage['loss_before']:.3f}", 13), (f"{stage['loss_after']:.3f}", 9), (alpha, 9)
         lines.append(_row((stage["name"], 32), *cells))
-    lines += ["", _row(("exam, question", 46), ("chosen", 9), ("scores, [valid frames]", 46), ("answer / truth", 0))]
+    lines += ["", _row(("exam, question", 46), ("chosen", 9), ("scores, [valid frames]", 46), ("answer", 0))]
     for entry in shown(result["exams"]):
         chosen = ",".join(str(place + 1) for place in entry["chosen"])
         where = f"{chosen} of {len(entry['images'])}"
-        verdict = entry["answer"] if same_answer(entry["answer"], entry["truth"]) else f"{entry['answer']} / {entry['truth']}"
+        right = same_answer(entry["answer"], entry["truth"])
+        verdict = entry["answer"] if right else f"{entry['answer']}  (truth: {entry['truth']})"
         first = f"{entry['exam_id']} {entry['question']}"
         lines.append(_row((first, 46), (where, 9), (_scores(entry), 46), (verdict, 0)))
     return "\n".join([*lines, "", *_counts(result["exams"], frequent)])
