@@ -41,7 +41,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["llava_ultra_ext", "llava_ultra_ext.*"]),
-    install_requires=["numpy", "packaging", "pillow", "tqdm"],
+    install_requires=["numpy", "pillow", "safetensors", "tqdm"],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["llava-ultra = llava_ultra_ext.cli:main"]},
     classifiers=[

@@ -211,12 +211,19 @@ class UltraSettings:
                 )
             values[item.name] = getattr(config, key)
         values["separator_ids"] = tuple(values["separator_ids"])
+        values["sources"], values["widths"] = dict(values["sources"]), dict(values["widths"])
         return cls(**values)
 
     def to_config(self, config: Any) -> None:
-        """Write every setting into a Hugging Face config as ``ultra_<name>``."""
+        """Write every setting into a Hugging Face config as ``ultra_<name>``.
+
+        The encoders are written as pairs: Transformers sorts the keys of ``config.json``, and their order has a meaning
+        (the first one's weight is alpha, and its grid the reference where there is no CLIP).
+        """
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
+            if isinstance(value, Mapping):
+                value = [list(pair) for pair in value.items()]
             setattr(config, f"ultra_{item.name}", list(value) if isinstance(value, tuple) else value)
 
     def replace(self, **changes: Any) -> UltraSettings:

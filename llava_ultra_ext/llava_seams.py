@@ -164,6 +164,27 @@ SEAMS: tuple[Seam, ...] = (
         None,
         "overridden by model/ultra_arch.py: LLaVA copies a fixed list of flags and forgets every other",
     ),
+    Seam(
+        "llava.model.llava_arch",
+        "LlavaMetaForCausalLM.initialize_vision_tokenizer",
+        ("self", "model_args", "tokenizer"),
+        None,
+        "extended by model/language_model.py: the ids of white space, by which frames of one exam are found",
+    ),
+    Seam(
+        "llava.model.language_model.llava_llama",
+        "LlavaLlamaForCausalLM.generate",
+        ("self", "inputs", "images", "image_sizes", "**kwargs"),
+        None,
+        "extended by model/ultra_arch.py: says which frames were chosen",
+    ),
+    Seam(
+        "llava.model.language_model.llava_mistral",
+        "LlavaMistralForCausalLM.generate",
+        ("self", "inputs", "images", "image_sizes", "**kwargs"),
+        None,
+        "the same for Mistral",
+    ),
     Seam("llava.model.builder", "LlavaLlamaForCausalLM", None, _model_class, "a folder of ours needs our model class"),
     Seam("llava.model.builder", "LlavaMistralForCausalLM", None, _model_class, "the same for Mistral (LLaVA-Med v1.5)"),
     Seam(
@@ -202,6 +223,27 @@ SEAMS: tuple[Seam, ...] = (
         _TRAINING + "LLaVA's calls torch.cuda.synchronize, which fails without CUDA",
     ),
     Seam(
+        "llava.train.llava_trainer",
+        "LLaVATrainer.create_optimizer",
+        ("self",),
+        None,
+        "extended by train/trainer.py: DeepSpeed loses count of empty parameter groups",
+    ),
+    Seam(
+        "llava.train.llava_trainer",
+        "LLaVATrainer._save_checkpoint",
+        ("self", "model", "trial", "metrics"),
+        None,
+        "overridden by train/trainer.py: whole checkpoints in stage 1 too",
+    ),
+    Seam(
+        "llava.serve.model_worker",
+        "ModelWorker.generate_stream",
+        ("self", "params"),
+        None,
+        "called by serve/worker.py with a token budget that counts the frames that are kept",
+    ),
+    Seam(
         "llava.serve.model_worker",
         "ModelWorker.generate_stream_gate",
         ("self", "params"),
@@ -212,8 +254,8 @@ SEAMS: tuple[Seam, ...] = (
 )
 
 KNOWN_STATES: dict[str, str] = {
-    "0a2b6436": "PyPI release 1.2.2.post1 (git tag v1.2.2.post1)",
-    "46ce3c89": "git head with the version string 1.2.2.post1",
+    "04245faa": "PyPI release 1.2.2.post1 (git tag v1.2.2.post1)",
+    "4b799e36": "git head with the version string 1.2.2.post1",
 }
 """`fingerprint` -> the LLaVA states that this package is tested with."""
 

@@ -12,7 +12,7 @@
 #                   averaged away. With CLIP at 224 (16x16) use 1024: 64x64 cells merge 4x4, SAM costs about twice as much
 # Batch and machines
 #   BATCH           samples of one optimizer step over all GPUs (16, the paper)    PER_DEVICE_BATCH    samples a GPU holds
-#   NUM_GPUS        of this machine (default: those that nvidia-smi lists, else 1)
+#   NUM_GPUS        of this machine (default: those that nvidia-smi lists, else 1); or CUDA_VISIBLE_DEVICES=2,3
 #   HOSTFILE        several machines: DeepSpeed's host file, lines "name slots=4"
 #   LAUNCH, RANKS   another launcher and its number of processes (see slurm_finetune.sbatch)
 #   ZERO            zero2 | zero3 | zero3_offload, or a DeepSpeed file          DEEPSPEED_ARGS    more for the launcher
@@ -44,6 +44,9 @@ elif [[ -n "${HOSTFILE:-}" ]]; then
     ranks=$(sed 's/#.*//' "$HOSTFILE" | awk -F slots= 'NF > 1 {n += $2} END {print n + 0}')
     ((ranks > 0)) || stop "HOSTFILE=$HOSTFILE: no line such as: node1 slots=4"
     launch=(deepspeed --hostfile "$HOSTFILE" ${DEEPSPEED_ARGS:-})
+elif [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then  # with --num_gpus, DeepSpeed would ignore it and take the first ones
+    ranks=$(awk -F, '{print NF}' <<<"$CUDA_VISIBLE_DEVICES")
+    launch=(deepspeed --include "localhost:$CUDA_VISIBLE_DEVICES" ${DEEPSPEED_ARGS:-})
 else
     ranks=${NUM_GPUS:-$((gpus > 0 ? gpus : 1))}
     launch=(deepspeed --num_gpus "$ranks" ${DEEPSPEED_ARGS:-})

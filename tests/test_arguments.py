@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 from pathlib import Path
 
 import pytest
+from transformers import PretrainedConfig
 
 from llava_ultra_ext.arguments import (
     ATTENTION_LAYERS,
@@ -138,3 +140,14 @@ class TestSettings:
             ValueError, match=r"config.json has no ultra_adr_top_k: .* Load the folder that training wrote"
         ):
             UltraSettings.from_config(config)
+
+
+def test_the_order_of_the_encoders_survives_a_config_json_with_sorted_keys() -> None:
+    """Transformers writes ``config.json`` with ``sort_keys``; the first encoder's weight is alpha."""
+    sources = {"sam": "s", "clip": "c", "dinov2": "d", "aaa": "a"}
+    settings = UltraSettings(sources=sources, widths={"sam": 4, "clip": 3, "dinov2": 2, "aaa": 1})
+    config = PretrainedConfig()
+    settings.to_config(config)
+    restored = UltraSettings.from_config(PretrainedConfig(**json.loads(config.to_json_string())))
+    assert list(restored.sources.items()) == list(sources.items())
+    assert list(restored.widths) == list(sources)

@@ -29,7 +29,7 @@ from llava_ultra_ext.eval.frame_reader import FrameReader, Teacher
 from llava_ultra_ext.model.builders import is_ultra
 from llava_ultra_ext.model.opening import check_device, folder_config, open_model
 from llava_ultra_ext.model.vision_modules import read_projector
-from llava_ultra_ext.train.trainable import LORA_FILE, NAME, PROJECTOR_FILE, state_fingerprint
+from llava_ultra_ext.train.trainable import NAME, NON_LORA_FILE, PROJECTOR_FILE, state_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def model_fingerprint(folder: Path) -> str:
     Raises:
         ValueError: the folder holds no projector.
     """
-    for name in (PROJECTOR_FILE, LORA_FILE):
+    for name in (PROJECTOR_FILE, NON_LORA_FILE):
         if (folder / name).is_file():
             return state_fingerprint(torch.load(folder / name, map_location="cpu"))
     state = {f"{NAME}.{name.split(f'{NAME}.')[-1]}": tensor for name, tensor in read_projector(folder).items()}

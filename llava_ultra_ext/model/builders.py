@@ -38,8 +38,19 @@ def build_tower(settings: UltraSettings, name: str) -> FusedVisionTower:
 
 
 def tower_from_config(config: Any) -> FusedVisionTower:
-    """LLaVA's ``build_vision_tower`` for a saved model of ours (always built without weights: delay_load)."""
-    return build_tower(UltraSettings.from_config(config), config.mm_vision_tower)
+    """LLaVA's ``build_vision_tower`` for a saved model of ours (always built without weights: delay_load).
+
+    Raises:
+        ValueError: an encoder is not where ``config.json`` says.
+    """
+    settings = UltraSettings.from_config(config)
+    try:
+        return build_tower(settings, config.mm_vision_tower)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} The model's config.json names its encoders under ultra_sources ({dict(settings.sources)}): if "
+            "the model came from another machine, write their folders or hub names there."
+        ) from None
 
 
 def build_projector(

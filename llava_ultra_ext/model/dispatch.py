@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import BitsAndBytesConfig, PretrainedConfig
 
 from llava_ultra_ext.model.builders import is_ultra
 from llava_ultra_ext.train.trainable import NAME
@@ -53,6 +53,7 @@ class ModelDispatch:
             extra = {} if config is None else {"config": config}
             return self._stock.from_pretrained(path, *args, **extra, **kwargs)
         model_class, model_config = ultra_class(values)
+        _keep_projector_whole(kwargs)
         on_cpu = not torch.cuda.is_available() or kwargs.get("device_map") == {"": "cpu"}
         if on_cpu and kwargs.get("torch_dtype") is torch.float16:
             kwargs["torch_dtype"] = cpu_dtype(values.get("torch_dtype"))
@@ -65,6 +66,15 @@ class ModelDispatch:
                 "finished, or merge again: llava-ultra merge --model-path … --model-base … --save-model-path …"
             )
         return model
+
+
+def _keep_projector_whole(kwargs: dict[str, Any]) -> None:
+    """``--load-8bit`` and ``--load-4bit`` mean the language model; Transformers would take the projector too."""
+    if kwargs.pop("load_in_8bit", False):
+        kwargs["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    kwargs.pop("load_in_4bit", None)  # LLaVA gives it beside its quantization_config
+    if kwargs.get("quantization_config") is not None:
+        kwargs["quantization_config"].llm_int8_skip_modules = [NAME, "lm_head"]
 
 
 def ultra_class(values: dict[str, Any]) -> tuple[Any, PretrainedConfig]:

@@ -18,6 +18,13 @@ class _UltraTokenizer(UltraMetaForCausalLM):
         """LLaVA's, and the token ids that separate frames: the model must find groups without a tokenizer."""
         super().initialize_vision_tokenizer(model_args, tokenizer)
         self.config.ultra_separator_ids = list(separator_ids(tokenizer))
+        if self.config.bos_token_id is None:
+            self.config.bos_token_id = tokenizer.bos_token_id
+        if self.config.bos_token_id is None and self.settings.adr_strategy == "likelihood":
+            raise ValueError(
+                "--adr_strategy likelihood: neither config.json nor the tokenizer names a bos_token_id, with which the "
+                "teacher's sequences start. Set it in config.json, or use --adr_strategy attention."
+            )
 
 
 class UltraLlamaModel(UltraMetaModel, LlavaLlamaModel):

@@ -19,7 +19,7 @@ from transformers import PretrainedConfig
 from llava_ultra_ext.arguments import MODEL_TYPES
 from llava_ultra_ext.model.builders import is_ultra
 from llava_ultra_ext.model.dispatch import config_dict
-from llava_ultra_ext.train.trainable import LORA_FILE, PROJECTOR_FILE, load_projector
+from llava_ultra_ext.train.trainable import NON_LORA_FILE, PROJECTOR_FILE, load_projector
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def _is_ultra_folder(model_path: str) -> bool:
 
 
 def _learned_file(folder: Path) -> Path | None:
-    for name in (LORA_FILE, PROJECTOR_FILE):
+    for name in (NON_LORA_FILE, PROJECTOR_FILE):
         if (folder / name).is_file() and not _has_weights(folder):
             return folder / name
     return None
@@ -84,7 +84,7 @@ def _check_base(folder: Path, model_base: str | None) -> None:
         )
     if _learned_file(folder) is None:
         raise ValueError(
-            f"{folder} has neither {LORA_FILE} nor {PROJECTOR_FILE}: without them the projector would be random. "
+            f"{folder} has neither {NON_LORA_FILE} nor {PROJECTOR_FILE}: without them the projector would be random. "
             "Load a folder that training finished, or one of its checkpoint-* folders."
         )
     _check_same_language_model(config_dict(str(folder)), config_dict(model_base), model_base)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,61 +19,13 @@ from llava.constants import IGNORE_INDEX
 from llava.model.llava_arch import LlavaMetaForCausalLM
 
 from llava_ultra_ext.arguments import ATTENTION_LAYERS, TAUGHT, UltraSettings
+from llava_ultra_ext.model.exam_inputs import ExamInputs, FrameChoice
 from llava_ultra_ext.model.groups import Group, find_groups, flatten_images, keep_positions, pad_rows
-from llava_ultra_ext.model.teacher import attention_scores, likelihood_scores
+from llava_ultra_ext.model.teacher import attention_scores, likelihood_scores, passes_needed
 from llava_ultra_ext.vision.distillation import adr_loss, choice_statistics, teacher_gap
 from llava_ultra_ext.vision.sampler import Selection, gather_frames, select_frames
 
-
-@dataclass(frozen=True)
-class FrameChoice:
-    """Which frames of one redundancy group entered the LLM.
-
-    Args:
-        row: row of the batch.
-        frames: indices within the group, in order.
-        scores: s_fea of every frame of the group (eq. 3).
-    """
-
-    row: int
-    frames: list[int]
-    scores: list[float]
-
-
-@dataclass
-class ExamInputs:
-    """What a batch of exams carries beside LLaVA's own inputs, and what became of it; one per forward pass.
-
-    Args:
-        findings_ids: (E, F) token ids of the findings, for the teacher only.
-        findings_mask: (E, F) bool.
-        frame_scores: (N,) teacher scores from a file, NaN where unknown.
-        valid_frames: (N,) bool, for the ``oracle`` baseline.
-    """
-
-    findings_ids: torch.Tensor | None = None
-    findings_mask: torch.Tensor | None = None
-    frame_scores: torch.Tensor | None = None
-    valid_frames: torch.Tensor | None = None
-    adr_loss: torch.Tensor | None = None
-    statistics: dict[str, torch.Tensor] = field(default_factory=dict)
-    groups: list[Group] = field(default_factory=list)
-    selection: Selection | None = None
-    scores: torch.Tensor | None = None
-    on_choice: Callable[[list[FrameChoice]], None] | None = None
-
-    def choices(self) -> list[FrameChoice]:
-        """The choice in each redundancy group, in reading order (moves a few numbers to the host)."""
-        if self.selection is None or self.scores is None:
-            return []
-        index, scores = self.selection.index.tolist(), self.scores.float().tolist()
-        found, start, first = [], 0, 0
-        for group, kept in zip(self.groups, self.selection.kept, strict=True):
-            if group.positions:
-                frames = [i - start for i in index[first : first + kept]]
-                found.append(FrameChoice(group.row, frames, scores[start : start + group.frames]))
-            start, first = start + group.frames, first + kept
-        return found
+_thread = threading.local()
 
 
 class UltraMetaForCausalLM(LlavaMetaForCausalLM):
@@ -97,16 +48,15 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
     @contextlib.contextmanager
     def exam_inputs(self, inputs: ExamInputs) -> Iterator[ExamInputs]:
         """Hand `ExamInputs` round LLaVA's fixed signatures; per thread, since the worker answers in threads."""
-        local = self.__dict__.setdefault("_exam_local", threading.local())
-        local.inputs = inputs
+        outer = getattr(_thread, "inputs", None)
+        _thread.inputs = inputs
         try:
             yield inputs
         finally:
-            local.inputs = None
+            _thread.inputs = outer
 
     def _current_inputs(self) -> ExamInputs:
-        local = self.__dict__.get("_exam_local")
-        return getattr(local, "inputs", None) or ExamInputs()
+        return getattr(_thread, "inputs", None) or ExamInputs()
 
     def forward(
         self,
@@ -163,7 +113,9 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
         model = self.get_model()
         features = model.get_vision_tower()(images)
         weight = next(model.mm_projector.parameters())
-        return model.mm_projector({kind: f.to(weight.device, weight.dtype) for kind, f in features.items()})
+        # A projector that accelerate keeps in main memory is on "meta" until its own hook moves it.
+        place = None if weight.is_meta else weight.device
+        return model.mm_projector({kind: f.to(device=place, dtype=weight.dtype) for kind, f in features.items()})
 
     def prepare_inputs_labels_for_multimodal(
         self,
@@ -242,18 +194,27 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
             own, own_mask = ids, mask
             ids, mask = self._other_findings(own, own_mask)
             swapped = self.score_frames(h.detach(), groups, ids, mask)
-            inputs.statistics["adr_teacher_gap"] = teacher_gap(scores, swapped, [group.frames for group in groups])
+            sizes = [group.frames for group in groups]
+            inputs.statistics["adr_teacher_gap"] = teacher_gap(scores, swapped, sizes, settings.adr_temperature)
         self._previous_findings = (inputs.findings_ids, inputs.findings_mask)
         return scores
 
     def _other_findings(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Findings of another exam for each row: the next row's, for a batch of one the previous batch's."""
-        if ids.shape[0] > 1:
-            return ids.roll(1, 0), mask.roll(1, 0)
+        """Findings of another exam for each row: the next row's, for a batch of one the previous batch's.
+
+        Where that is the same text (two questions about one exam) the row counts as having none.
+        """
         previous = getattr(self, "_previous_findings", None)
-        if previous is None:
+        if ids.shape[0] > 1:
+            other, other_mask = ids.roll(1, 0), mask.roll(1, 0)
+        elif previous is not None:
+            other, other_mask = previous[0][-1:].to(ids.device), previous[1][-1:].to(ids.device)
+        else:
             return ids, torch.zeros_like(mask)
-        return previous[0][-1:].to(ids.device), previous[1][-1:].to(ids.device)
+        if other.shape == ids.shape:
+            unlike = (other.where(other_mask, -1) != ids.where(mask, -1)).any(dim=1, keepdim=True)
+            other_mask = other_mask & unlike
+        return other, other_mask
 
     @torch.no_grad()
     def score_frames(
@@ -278,7 +239,7 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
                 row_of.extend([group.row] * group.frames)
             start += group.frames
         scores = torch.full((h.shape[0],), math.nan, device=h.device)
-        rounds = self._rounds(math.ceil(len(index) / settings.encoder_batch_size), h.device)
+        rounds = self._rounds(passes_needed(len(index), settings.encoder_batch_size), h.device)
         if rounds == 0:
             return scores
         places = torch.tensor(index, dtype=torch.long, device=h.device)

@@ -16,6 +16,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from llava_ultra_ext.model.builders import build_projector, build_tower
 from llava_ultra_ext.train.trainable import load_projector
+from llava_ultra_ext.vision.sources import find_file
 
 logger = logging.getLogger(__name__)
 
@@ -63,18 +64,23 @@ class UltraMetaModel:
             path = Path(model_args.pretrain_mm_mlp_adapter)
             load_projector(projector, torch.load(path, map_location="cpu"), source=str(path), strict=True)
             return
-        state = read_projector(Path(model_args.model_name_or_path))
+        state = read_projector(model_args.model_name_or_path)
         if state:
             load_projector(projector, state, source=model_args.model_name_or_path, strict=False)
+        else:
+            logger.info("projector: starts fresh, %s has none", model_args.model_name_or_path)
 
 
-def read_projector(folder: Path) -> dict[str, torch.Tensor]:
+def read_projector(source: str | Path) -> dict[str, torch.Tensor]:
     """The ``mm_projector`` tensors of a model folder, read without the rest of its weights.
 
+    Args:
+        source: a folder, or a hub name whose files are reachable or cached.
+
     Returns:
-        Names as in the file -> tensors; empty for a language model without a projector, or a hub name.
+        Names as in the file -> tensors; empty for a language model without a projector.
     """
-    files = _weight_files(folder)
+    files = _weight_files(str(source))
     state: dict[str, torch.Tensor] = {}
     for path in files:
         if path.suffix == ".safetensors":
@@ -88,16 +94,15 @@ def read_projector(folder: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _weight_files(folder: Path) -> list:
-    for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        index = folder / index_name
-        if index.is_file():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            return sorted({folder / file for name, file in weight_map.items() if "mm_projector" in name})
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return [folder / name]
-    return []
+def _weight_files(source: str) -> list[Path]:
+    """The files that hold projector tensors; of an unsharded model its one file."""
+    index = find_file(source, "model.safetensors.index.json", "pytorch_model.bin.index.json")
+    if index is not None:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted({file for name, file in weight_map.items() if "mm_projector" in name})
+        return [path for path in (find_file(source, name) for name in names) if path is not None]
+    whole = find_file(source, "model.safetensors", "pytorch_model.bin")
+    return [] if whole is None else [whole]
 
 
 def separator_ids(tokenizer: Any) -> tuple:

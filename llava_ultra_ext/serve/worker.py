@@ -10,6 +10,7 @@ and ``frame_scores``, one list for each exam of the prompt.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import queue
@@ -132,22 +133,37 @@ class _ExamWorker:
 
     def __init__(self, worker: Any, params: dict[str, Any]) -> None:
         self._worker = worker
-        self.model = _ExamModel(worker.model, params.get("prompt", ""))
+        self.model = _ExamModel(worker.model, worker.tokenizer, params.get("prompt", ""))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._worker, name)
 
 
 class _ExamModel:
-    """The model, with ``num_patches`` such that LLaVA's ``count * num_patches`` is what enters the LLM."""
+    """The model, with ``num_patches`` such that LLaVA's ``tokens + count * num_patches`` is what enters the LLM.
 
-    def __init__(self, model: Any, prompt: str) -> None:
+    LLaVA's tokens hold every ``<image>`` and what separates them, most of which leave the prompt with their frames.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, prompt: str) -> None:
         self._model = model
         settings = model.settings
-        runs = [run.group().count(IMAGE_TOKEN) for run in IMAGE_RUN.finditer(prompt)]
-        limit = max(runs, default=1) if settings.adr_strategy == "all" else settings.adr_top_k
-        total = sum(min(limit, run) for run in runs) * settings.tokens
-        self._tower = SimpleNamespace(num_patches=-(-total // max(1, sum(runs))))
+        runs = [run.group() for run in IMAGE_RUN.finditer(prompt)]
+        entering = 0
+        for run in runs:
+            frames = run.count(IMAGE_TOKEN)
+            kept = frames if settings.adr_strategy == "all" else min(settings.adr_top_k, frames)
+            separators = run.split(IMAGE_TOKEN)[kept:-1]
+            entering += kept * (settings.tokens - 1) - (frames - kept)
+            entering -= sum(len(tokenizer(between, add_special_tokens=False).input_ids) for between in separators)
+        self._tower = SimpleNamespace(num_patches=-(-entering // max(1, prompt.count(IMAGE_TOKEN))))
+        self.config = copy.copy(model.config)
+        # LLaVA's own padding takes no greyscale picture; our image processor pads whatever the config says.
+        self.config.image_aspect_ratio = None
+        # LLaVA counts with the former, its splice cuts at the latter, which would silently take the question's end.
+        cut = getattr(model.config, "tokenizer_model_max_length", None)
+        if cut is not None:
+            self.config.max_position_embeddings = min(cut, model.config.max_position_embeddings)
 
     def get_vision_tower(self) -> Any:
         return self._tower

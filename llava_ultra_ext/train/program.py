@@ -7,9 +7,7 @@ classes to the names that LLaVA's ``train()`` looks up, for as long as the run l
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import importlib.util
 import logging
 import os
 import sys
@@ -28,7 +26,8 @@ from llava_ultra_ext.data.exam_dataset import ExamCollator, ExamDataset
 from llava_ultra_ext.data.frame_scores import data_fingerprint, read_frame_scores
 from llava_ultra_ext.data.manifest import BadSamples, load_manifest
 from llava_ultra_ext.model.builders import build_tower
-from llava_ultra_ext.model.dispatch import TrainingDispatch, backbone_of, config_dict
+from llava_ultra_ext.model.dispatch import TrainingDispatch
+from llava_ultra_ext.train.checks import check_flags, check_processes, flag_value, usable_attention
 from llava_ultra_ext.train.trainable import state_fingerprint
 from llava_ultra_ext.vision.encoders import parse_tower_name
 from llava_ultra_ext.vision.tower import FusedVisionTower
@@ -49,7 +48,7 @@ def run_training(host: ModuleType, original: Callable[..., Any], attn_implementa
     Raises:
         ValueError: a flag, the data, an encoder or the base model is unusable; nothing was loaded or written.
     """
-    if parse_tower_name(_flag_value("--vision_tower")) is None:
+    if parse_tower_name(flag_value("--vision_tower")) is None:
         return original(attn_implementation=attn_implementation)
     names: dict[str, Any] = extended_arguments(host)
     if {"-h", "--help"} & set(sys.argv):
@@ -63,7 +62,7 @@ def run_training(host: ModuleType, original: Callable[..., Any], attn_implementa
         safe_save_model_for_hf_trainer=lambda trainer, output_dir: trainer.save_model(output_dir),
     )
     # LLaVA builds the model before its trainer sets --seed: two equal commands would start from other projectors.
-    set_seed(int(_flag_value("--seed") or host.TrainingArguments.seed))
+    set_seed(int(flag_value("--seed") or host.TrainingArguments.seed))
     with _bound(host, names):
         result = original(attn_implementation=usable_attention(attn_implementation))
     prepared.report()
@@ -118,7 +117,8 @@ class Prepared:
         parser = HfArgumentParser((names["ModelArguments"], names["DataArguments"]))
         parsed = parser.parse_args_into_dataclasses(return_remaining_strings=True)
         model_args, data_args = parsed[0], parsed[1]
-        _check_flags(model_args, data_args)
+        check_flags(model_args, data_args)
+        check_processes()
         settings = model_args.ultra_settings
         tower = build_tower(settings, model_args.vision_tower)
         scores = _frame_scores(model_args, data_args)
@@ -141,7 +141,7 @@ class Prepared:
         tokenizer = AutoTokenizer.from_pretrained(
             self.model_args.model_name_or_path,
             use_fast=False,
-            model_max_length=int(_flag_value("--model_max_length") or host.TrainingArguments.model_max_length),
+            model_max_length=int(flag_value("--model_max_length") or host.TrainingArguments.model_max_length),
         )
         templates = host.conversation_lib.conv_templates
         # LLaVA's train() falls back to vicuna_v1 for an unknown --version without a word.
@@ -184,14 +184,15 @@ class Prepared:
         def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
             template = host.conversation_lib.default_conversation
             dataset = self._dataset(tokenizer, template, data_args.image_processor)
-            collator = ExamCollator(tokenizer.pad_token_id)
+            # Any id will do, masks go by length; LLaVA pads with <unk>, which some tokenizers lack.
+            collator = ExamCollator(tokenizer.pad_token_id or 0)
             return {"train_dataset": dataset, "eval_dataset": None, "data_collator": collator}
 
         return make_supervised_data_module
 
     def report(self) -> None:
         """At the end of a run: which samples were left out, in the log and beside the model."""
-        folder = _flag_value("--output_dir")
+        folder = flag_value("--output_dir")
         if not self.bad or folder is None or int(os.environ.get("RANK", "0")) != 0:
             return
         path = Path(folder) / BAD_SAMPLES_FILE
@@ -215,68 +216,10 @@ def _frame_scores(model_args: Any, data_args: Any) -> dict[str, Any]:
     return dict(read.scores)
 
 
-def _check_flags(model_args: Any, data_args: Any) -> None:
-    base = model_args.model_name_or_path
-    try:
-        values = config_dict(base)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--model_name_or_path {base}: no config.json could be read there ({error}). "
-            "Give a folder with a language model, or a hub name that is reachable or cached."
-        ) from None
-    backbone_of(values, base)
-    if "mpt" in base:
-        raise ValueError(
-            f"--model_name_or_path {base}: the path contains 'mpt', which LLaVA's train.py takes for an MPT model "
-            "(it tests substrings). Rename or link the folder."
-        )
-    if data_args.data_path is None:
-        raise ValueError("--data_path is missing. Give the JSON list of training samples.")
-    for name, path in (
-        ("pretrain_mm_mlp_adapter", model_args.pretrain_mm_mlp_adapter),
-        ("frame_scores", data_args.frame_scores),
-    ):
-        if path is not None and not Path(path).is_file():
-            raise ValueError(
-                f"--{name} {path}: no such file. Stage 1 writes mm_projector.bin, score-frames the scores."
-            )
-    if data_args.image_aspect_ratio not in ("square", "pad"):
-        raise ValueError(
-            f"--image_aspect_ratio {data_args.image_aspect_ratio}: tiles are not supported by this tower. Use pad "
-            "(square is taken as pad too: the field of view is never cropped)."
-        )
-    if model_args.mm_use_im_start_end:
-        raise ValueError("--mm_use_im_start_end True: exams are not wrapped into tags. Use False, as LLaVA 1.5 does.")
-    if model_args.mm_patch_merge_type != "flat":
-        raise ValueError(f"--mm_patch_merge_type {model_args.mm_patch_merge_type}: only flat fits whole frames.")
-
-
-def usable_attention(wanted: str | None) -> str | None:
-    """The attention kernel that this machine can run: flash-attention needs CUDA and its package."""
-    if wanted != "flash_attention_2":
-        return wanted
-    if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None:
-        return wanted
-    from transformers import utils
-
-    sdpa = getattr(utils, "is_torch_sdpa_available", lambda: False)()
-    kernel = "sdpa" if sdpa else "eager"
-    logger.warning(
-        "flash-attention is not usable here (it needs CUDA and the package flash-attn): attention runs with %s.", kernel
-    )
-    return kernel
-
-
 def _trainer_class() -> Any:
     from llava_ultra_ext.train.trainer import UltraTrainer
 
     return UltraTrainer
-
-
-def _flag_value(flag: str) -> str | None:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(flag, dest="value", default=None)
-    return parser.parse_known_args()[0].value
 
 
 @contextlib.contextmanager

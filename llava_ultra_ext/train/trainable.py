@@ -20,7 +20,7 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 PROJECTOR_FILE = "mm_projector.bin"
-LORA_FILE = "non_lora_trainables.bin"
+NON_LORA_FILE = "non_lora_trainables.bin"
 NAME = "mm_projector"
 
 
@@ -92,6 +92,11 @@ def load_projector(projector: nn.Module, state: Mapping[str, torch.Tensor], sour
             "--sam_select_feature, --mm_projector_type, --mm_fusion_alpha, --adr_weights)."
         )
     taken = [name for name in own if name in given and name not in unlike]
+    if any(own[name].is_meta for name in taken):
+        raise ValueError(
+            f"{source}: the model does not fit on the GPU, and the projector was left in main memory, where its "
+            "weights cannot be set. Merge the folder first (llava-ultra merge), load in 8 bits, or use a larger GPU."
+        )
     for name in taken:
         with gathered([own[name]], modifier_rank=0), torch.no_grad():
             own[name].copy_(given[name])

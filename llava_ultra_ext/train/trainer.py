@@ -24,7 +24,7 @@ from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from llava_ultra_ext.train.trainable import (
-    LORA_FILE,
+    NON_LORA_FILE,
     PROJECTOR_FILE,
     gather_state,
     learned_parameters,
@@ -35,6 +35,9 @@ from llava_ultra_ext.train.trainable import (
 
 logger = logging.getLogger(__name__)
 
+GAP_EVERY = 50
+"""Steps between two measurements of the teacher's gap; a tenth of a run that is shorter than ten of them."""
+
 
 class UltraTrainer(LLaVATrainer):
     """Bound in place of LLaVA's trainer while a run of ours lasts."""
@@ -42,6 +45,7 @@ class UltraTrainer(LLaVATrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._statistics: list[dict[str, torch.Tensor]] = []
+        self._gap_measured = -1
         self.exam_model.scores_from_file = getattr(self.train_dataset, "has_frame_scores", False)
 
     @property
@@ -52,6 +56,22 @@ class UltraTrainer(LLaVATrainer):
     def _warmup_steps(self) -> float:
         warmup = self.exam_model.settings.adr_warmup
         return warmup if warmup > 1 else warmup * self.state.max_steps
+
+    def _measures_gap(self) -> bool:
+        """One micro-batch of every `GAP_EVERY` steps: the swapped findings cost a second pass of the teacher."""
+        step, every = self.state.global_step, max(1, min(GAP_EVERY, self.state.max_steps // 10))
+        due = (step + 1) % every == 0 and step != self._gap_measured
+        if due:
+            self._gap_measured = step
+        return due
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Under DeepSpeed Transformers casts every float to bf16 or fp16, where near scores of a teacher become one."""
+        scores = inputs.pop("frame_scores", None)
+        prepared = super()._prepare_inputs(inputs)
+        if scores is not None:
+            prepared["frame_scores"] = scores.to(self.args.device)
+        return prepared
 
     def create_optimizer(self) -> torch.optim.Optimizer:
         """LLaVA's groups without the empty ones.
@@ -67,7 +87,7 @@ class UltraTrainer(LLaVATrainer):
         """LLaVA's loss plus ``lambda * L_adr`` (added by the model), and the numbers for the log."""
         exam_model = self.exam_model
         exam_model.warmup = self.state.global_step < self._warmup_steps()
-        exam_model.measure_gap = (self.state.global_step + 1) % max(1, int(self.args.logging_steps)) == 0
+        exam_model.measure_gap = self._measures_gap()
         result = super().compute_loss(model, inputs, return_outputs)
         statistics = getattr(exam_model, "exam_statistics", None)
         if statistics:
@@ -113,7 +133,7 @@ class UltraTrainer(LLaVATrainer):
             self._write({PROJECTOR_FILE: gather_state(learned_parameters(self.model))}, folder)
         elif self.args.lora_enable:
             lora, rest = lora_state(self.model, self.args.lora_bias)
-            self._write({LORA_FILE: rest}, folder)
+            self._write({NON_LORA_FILE: rest}, folder)
             if self.args.should_save:
                 self.model.save_pretrained(str(folder), state_dict=lora)
         else:
@@ -192,7 +212,7 @@ class UltraTrainer(LLaVATrainer):
             return
         if self.args.lora_enable:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        name = LORA_FILE if self.args.lora_enable else PROJECTOR_FILE
+        name = NON_LORA_FILE if self.args.lora_enable else PROJECTOR_FILE
         state = torch.load(folder / name, map_location="cpu")
         load_projector(self.exam_model.get_model().mm_projector, state, str(folder / name), strict=True)
 

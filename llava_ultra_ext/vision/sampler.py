@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llava_ultra_ext.arguments import STRATEGIES, TAUGHT
+
 SCORER_WEIGHTS = ("channel", "token", "token_channel")
-STRATEGIES = ("none", "feature", "attention", "likelihood", "first", "random", "all", "oracle")
-LEARNT_STRATEGIES = ("feature", "attention", "likelihood")  # the ones that follow the scorer, hence know a warm-up
-TAUGHT_STRATEGIES = ("attention", "likelihood")
+LEARNT_STRATEGIES = ("feature", *TAUGHT)  # the ones that follow the scorer, hence know a warm-up
 
 
 class FrameScorer(nn.Module):
@@ -159,7 +159,7 @@ def select_frames(
     group = torch.arange(len(lengths)).repeat_interleave(lengths)  # (N,) on the host
     same = _to(group[:, None] == group[None, :], scores.device)  # (N, N)
     warm = training and warmup and strategy in LEARNT_STRATEGIES
-    taught = training and not warm and strategy in TAUGHT_STRATEGIES and select_by == "teacher"
+    taught = training and not warm and strategy in TAUGHT and select_by == "teacher"
     if strategy == "random" or warm:
         preference = _to(torch.rand(scores.shape[0], generator=generator), scores.device)
     elif strategy == "oracle":

@@ -15,7 +15,7 @@ from tiny_ultra import pictures, prompt_ids
 
 from llava_ultra_ext import llava_seams
 from llava_ultra_ext.model import loading
-from llava_ultra_ext.train.trainable import LORA_FILE, PROJECTOR_FILE, learned_parameters, lora_state, save_tensors
+from llava_ultra_ext.train.trainable import NON_LORA_FILE, PROJECTOR_FILE, learned_parameters, lora_state, save_tensors
 
 pytest.importorskip("llava")
 QUESTION = "<image>\n" * 4 + "请描述该甲状腺超声图像。"
@@ -76,7 +76,7 @@ def save_lora(made: Any, folder: Path) -> Path:
     made.model.config.save_pretrained(folder)
     lora, rest = lora_state(made.wrapped)
     made.wrapped.save_pretrained(folder, state_dict=lora)
-    save_tensors(rest, folder / LORA_FILE)
+    save_tensors(rest, folder / NON_LORA_FILE)
     return folder
 
 
@@ -171,7 +171,7 @@ class TestRefused:
     ) -> None:
         made = build(peft=kind == "LoRA")
         (save_lora if kind == "LoRA" else save_stage_1)(made, tmp_path)
-        (tmp_path / (LORA_FILE if kind == "LoRA" else PROJECTOR_FILE)).unlink()
+        (tmp_path / (NON_LORA_FILE if kind == "LoRA" else PROJECTOR_FILE)).unlink()
         with pytest.raises(ValueError, match=r"has neither non_lora_trainables\.bin nor mm_projector\.bin"):
             load(tmp_path, tiny_llama)
 
@@ -181,7 +181,7 @@ class TestRefused:
     ) -> None:
         made = build(peft=kind == "LoRA")
         (save_lora if kind == "LoRA" else save_stage_1)(made, tmp_path)
-        path = tmp_path / (LORA_FILE if kind == "LoRA" else PROJECTOR_FILE)
+        path = tmp_path / (NON_LORA_FILE if kind == "LoRA" else PROJECTOR_FILE)
         state = torch.load(path)
         torch.save({name: value for name, value in state.items() if "fusion" not in name}, path)
         with pytest.raises(ValueError, match=r"does not fit this projector: missing \['fusion.logits'\]"):

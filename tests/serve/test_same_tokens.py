@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import requests
+from PIL import Image
 from run_llava import armed_command, environment, flags
 from trained import training_flags
 
@@ -178,6 +179,15 @@ def test_the_worker_gives_the_same_answers_and_says_which_frame_it_read(story: S
         [scores], [chosen] = messages[-1]["frame_scores"], messages[-1]["chosen_frames"]
         assert len(scores) == len(question["image"])
         assert chosen == [scores.index(max(scores))]
+
+
+def test_the_worker_takes_greyscale_stills(story: Story, worker: str, tmp_path: Path) -> None:
+    """The usual ultrasound PNG, and not square; LLaVA's own padding refuses it."""
+    frame = tmp_path / "grey.png"
+    Image.new("L", (48, 32), 90).save(frame)
+    [*_, last] = _ask(worker, [frame, frame], _prompt("请描述。", 2))
+    assert last["error_code"] == 0, last
+    assert len(last["frame_scores"][0]) == 2
 
 
 def test_the_worker_says_what_is_wrong_with_a_request(story: Story, worker: str) -> None:
