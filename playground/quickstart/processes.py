@@ -22,12 +22,13 @@ class StepFailed(RuntimeError):
 
 
 def stop_on_signals() -> None:
-    """Turns SIGTERM and SIGHUP into an ordinary exit, so that `child` stops what it started."""
+    """Turns SIGINT, SIGTERM and SIGHUP into an ordinary exit, so that `child` stops what it started."""
 
     def leave(number: int, frame: FrameType | None) -> None:
+        print(f"\nquickstart: FAILED: stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
         raise SystemExit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
 
 

@@ -8,11 +8,12 @@
                  "alpha": float | null}],
      "exams": [{"exam_id": str, "images": [path], "scores": [float | null per image], "chosen": [int], "valid": [int],
                 "question": str, "answer": str, "truth": str, "split": "train" | "test"}],
-     "environment": {str: any}}
+     "environment": {str: any}, "blind": {"test": int, "train": int}}
 
 One entry of `exams` is one question; entries of one exam share a card. `chosen` and `valid` are positions in `images`,
 from 0; an empty or missing `valid` means unknown. `scores` are null where nothing was sampled (a single frame). `split`
-is optional. Image paths are absolute or relative to `--images` (default: the folder of `result.json`).
+is optional, and so is `blind`: how many answers would match if each question got its most frequent answer of training.
+Image paths are absolute or relative to `--images` (default: the folder of `result.json`).
 """
 
 from __future__ import annotations
@@ -79,16 +80,17 @@ def render(result: Mapping[str, Any], image_root: Path) -> str:
     cards = _group(result["exams"])
     body = [
         "<h1>LLaVA-Ultra quick start</h1>",
-        '<p class="soft">Real ultrasound frames, tiny models with random initial weights, two training stages, answers '
-        "streamed by LLaVA's own controller and worker. It shows that the parts work together; tiny models say "
-        "nothing about clinical quality.</p>",
-        _headline(result["exams"], cards),
+        '<p class="soft">Real ultrasound frames, tiny encoders with random weights, a tiny language model that has '
+        "read the training texts, two training stages, answers streamed by LLaVA's own controller and worker. It shows "
+        "that the parts work together; tiny models say nothing about clinical quality.</p>",
+        _headline(result["exams"], cards, result.get("blind", {})),
         "<h2>Training</h2>",
         f'<div class="stages">{"".join(_stage(stage) for stage in result["stages"])}</div>',
         "<h2>Exams and answers</h2>",
         '<p class="soft">Frames in their order. The bar is the softmax of the sampler\'s scores, the number the score '
         "itself. The language model reads the <b>chosen</b> frame only. A <b>valid</b> frame is one that the "
-        "exam's text describes.</p>",
+        "exam's text describes. Held out are exams and their cine frames; the few still pictures were seen in "
+        "training.</p>",
         *(_card(card, image_root) for card in cards),
         "<h2>Environment</h2>",
         _table(result.get("environment", {})),
@@ -156,13 +158,16 @@ def _group(entries: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]
     return list(groups.values())
 
 
-def _headline(entries: Sequence[Mapping[str, Any]], cards: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+def _headline(
+    entries: Sequence[Mapping[str, Any]], cards: Sequence[Sequence[Mapping[str, Any]]], blind: Mapping[str, int]
+) -> str:
     facts = []
     for split, label in (("test", "held-out exams"), ("train", "training exams"), (None, "exams")):
         chosen = [entry for entry in entries if entry.get("split") == split]
         if chosen:
             right = sum(same_answer(entry["answer"], entry["truth"]) for entry in chosen)
-            facts.append((f"{right} of {len(chosen)}", f"answers match the truth, {label}"))
+            note = f" (most frequent answer, blind: {blind.get(split, 0)})" if blind else ""
+            facts.append((f"{right} of {len(chosen)}", f"answers match the truth, {label}{note}"))
     hits, total, chance = choice_record([card[0] for card in cards])
     if total:
         facts.append((f"{hits} of {total}", f"mixed exams: a valid frame was chosen (by chance {chance * total:.1f})"))

@@ -22,7 +22,7 @@ from typing import Any
 from processes import ROOT, StepFailed, python, step, stop_on_signals
 from report import write_report
 from serving import ask, free_ports, serve
-from summary import exam_entry, most_frequent_answers, problems, stage_entry, table
+from summary import blind_answers, exam_entry, most_frequent_answers, problems, stage_entry, table
 
 HERE = Path(__file__).resolve().parent
 OUT = ROOT / "playground" / "out" / "quickstart"
@@ -47,7 +47,6 @@ TINY = {
     "SAM_IMAGE_SIZE": "192",  # make_models.py's SAM
     "BATCH": "8",
     "LR": "3e-3",
-    "EPOCHS": "8",
     "MAX_LENGTH": "512",
     "GRADIENT_CHECKPOINTING": "False",
     "LOADER_WORKERS": "0",
@@ -55,6 +54,7 @@ TINY = {
     "LOGGING_STEPS": "1",
     "ENCODER_BATCH": "32",
 }
+EPOCHS = {1: "8", 2: "16"}
 LORA = {"LORA_R": "16", "LORA_ALPHA": "32", "LORA_DROPOUT": "0"}
 
 
@@ -89,7 +89,7 @@ class QuickStart:
         here = {"PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent)))}
         step("exams from real ultrasound files", exams, self.logs / "exams.log")
         step("tiny CLIP, SAM and LLaMA", models, self.logs / "models.log", here)
-        print(f"{'':34}{(self.logs / 'models.log').read_text(encoding='utf-8').splitlines()[-1]}")
+        print(f"{'':34}{self.reading()}")
 
     def train(self) -> None:
         """Stage 1, the teacher's scores, stage 2: each by the script that trains real models."""
@@ -105,6 +105,7 @@ class QuickStart:
     def _settings(self, stage: int) -> dict[str, str]:
         return {
             **TINY,
+            "EPOCHS": EPOCHS[stage],
             "BASE": str(self.models / "llama"),
             "CLIP_TOWER": str(self.models / "clip"),
             "SAM_TOWER": str(self.models / "sam"),
@@ -126,9 +127,16 @@ class QuickStart:
             messages = [ask(controller, own, asked["text"]) for own, asked in zip(images, questions, strict=True)]
         print(f"{f'{len(questions)} questions over HTTP':34}{time.monotonic() - start:4.0f} s", flush=True)
         gold = {line["question_id"]: line for line in _read_lines(self.exams / "gold.jsonl")}
+        cines = self._cine_exams()
         return [
-            exam_entry(gold[asked["question_id"]], message) for asked, message in zip(questions, messages, strict=True)
+            exam_entry(gold[asked["question_id"]], message, asked["exam_id"] in cines)
+            for asked, message in zip(questions, messages, strict=True)
         ]
+
+    def _cine_exams(self) -> set[str]:
+        built = json.loads((self.exams / "sources.json").read_text(encoding="utf-8"))
+        frames = {source["file"]: source["frames"] for source in built["used"]}
+        return {exam["exam_id"] for exam in built["exams"] if frames[exam["source"]] > 1}
 
     def stages(self) -> list[dict[str, Any]]:
         """Both stages as the trainers logged them."""
@@ -138,6 +146,20 @@ class QuickStart:
             stage_entry(name, json.loads(path.read_text(encoding="utf-8"))["log_history"])
             for name, path in states.items()
         ]
+
+    def result(self, exams: list[dict[str, Any]]) -> dict[str, Any]:
+        """What report.py and the table show."""
+        samples = json.loads((self.exams / "stage2.json").read_text(encoding="utf-8"))
+        return {
+            "stages": self.stages(),
+            "exams": exams,
+            "blind": blind_answers(exams, most_frequent_answers(samples)),
+            "environment": {**environment(), "language model": self.reading()},
+        }
+
+    def reading(self) -> str:
+        """How the LLaMA was prepared, in make_models.py's words."""
+        return (self.logs / "models.log").read_text(encoding="utf-8").splitlines()[-1]
 
     def report(self, result: dict[str, Any]) -> Path:
         """Writes result.json and the page."""
@@ -164,16 +186,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=OUT, help="folder to empty and to write (default: %(default)s)")
     run = QuickStart(parser.parse_args(argv).out.resolve())
     start = time.monotonic()
-    stop_on_signals()
     try:
         run.prepare()
         run.build()
         run.train()
         exams = run.answer()
-        result = {"stages": run.stages(), "exams": exams, "environment": environment()}
+        result = run.result(exams)
         page = run.report(result)
-        frequent = most_frequent_answers(json.loads((run.exams / "stage2.json").read_text(encoding="utf-8")))
-        print(f"\n{table(result, frequent)}\n\nreport: {page}\n{time.monotonic() - start:.0f} s after the installation")
+        print(f"\n{table(result)}\n\nreport: {page}\n{time.monotonic() - start:.0f} s after the installation")
         found = problems(result)
         if found:
             more = f", and {len(found) - 1} more" if len(found) > 1 else ""
@@ -190,4 +210,5 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    stop_on_signals()
     raise SystemExit(main())

@@ -36,8 +36,14 @@ def stage_entry(name: str, history: Sequence[Mapping[str, Any]]) -> dict[str, An
     }
 
 
-def exam_entry(gold: Mapping[str, Any], message: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of `result.json` from a line of gold.jsonl and the last message of the worker's stream."""
+def exam_entry(gold: Mapping[str, Any], message: Mapping[str, Any], cine: bool) -> dict[str, Any]:
+    """An entry of `result.json`.
+
+    Args:
+        gold: A line of gold.jsonl.
+        message: The last message of the worker's stream.
+        cine: Whether the exam's text describes a cine.
+    """
     chosen, scores = message.get("chosen_frames") or [[]], message.get("frame_scores") or [[]]
     single = len(gold["image"]) == 1
     return {
@@ -50,6 +56,7 @@ def exam_entry(gold: Mapping[str, Any], message: Mapping[str, Any]) -> dict[str,
         "answer": message["text"],
         "truth": gold["answer"],
         "split": gold["split"],
+        "cine": cine,
         "error_code": message["error_code"],
     }
 
@@ -62,6 +69,16 @@ def most_frequent_answers(samples: Sequence[Mapping[str, Any]]) -> dict[str, str
         for question, answer in zip(turns[::2], turns[1::2], strict=True):
             counts.setdefault(question, Counter())[answer] += 1
     return {question: count.most_common(1)[0][0] for question, count in counts.items()}
+
+
+def right_answers(exams: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Split -> answers that match the truth."""
+    return dict(Counter(entry["split"] for entry in exams if same_answer(entry["answer"], entry["truth"])))
+
+
+def blind_answers(exams: Sequence[Mapping[str, Any]], frequent: Mapping[str, str]) -> dict[str, int]:
+    """Split -> answers that would match with the most frequent answer to every question, without a picture."""
+    return right_answers([{**entry, "answer": frequent.get(entry["question"], "")} for entry in exams])
 
 
 def problems(result: Mapping[str, Any]) -> list[str]:
@@ -82,13 +99,8 @@ def problems(result: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def table(result: Mapping[str, Any], frequent: Mapping[str, str]) -> str:
-    """The run as text for a terminal.
-
-    Args:
-        result: As in report.py, with `error_code` in its exams.
-        frequent: Of `most_frequent_answers`.
-    """
+def table(result: Mapping[str, Any]) -> str:
+    """The run as text for a terminal; `result` as report.py describes it, with `blind`."""
     lines = [_row(("", 32), ("loss before", 13), ("after", 9), ("alpha", 9))]
     for stage in result["stages"]:
         alpha = "" if stage["alpha"] is None else f"{stage['alpha']:.3f}"
@@ -102,7 +114,7 @@ def table(result: Mapping[str, Any], frequent: Mapping[str, str]) -> str:
         verdict = entry["answer"] if right else f"{entry['answer']}  (truth: {entry['truth']})"
         first = f"{entry['exam_id']} {entry['question']}"
         lines.append(_row((first, 46), (where, 9), (_scores(entry), 46), (verdict, 0)))
-    return "\n".join([*lines, "", *_counts(result["exams"], frequent)])
+    return "\n".join([*lines, "", *_counts(result["exams"], result["blind"])])
 
 
 def shown(exams: Sequence[Mapping[str, Any]], limit: int = TABLE_EXAMS) -> list[Mapping[str, Any]]:
@@ -116,23 +128,31 @@ def shown(exams: Sequence[Mapping[str, Any]], limit: int = TABLE_EXAMS) -> list[
     return [*mixed[: limit - 3], *rest[:2], *seen[:1]]
 
 
-def _counts(exams: Sequence[Mapping[str, Any]], frequent: Mapping[str, str]) -> list[str]:
-    lines = []
-    for split, label in (("test", "held-out exams"), ("train", "exams seen in training")):
-        asked = [entry for entry in exams if entry["split"] == split]
-        if asked:
-            right = sum(same_answer(entry["answer"], entry["truth"]) for entry in asked)
-            blind = sum(same_answer(frequent.get(entry["question"], ""), entry["truth"]) for entry in asked)
-            label += ": answers right"
-            lines.append(f"{label:42}{right} of {len(asked)}  (the most frequent answer, blind: {blind})")
+def _counts(exams: Sequence[Mapping[str, Any]], blind: Mapping[str, int]) -> list[str]:
+    lines, right = [], right_answers(exams)
+    for split, label in (("test", "held-out exams: answers right"), ("train", "exams seen in training: answers right")):
+        asked = sum(entry["split"] == split for entry in exams)
+        note = f"(the most frequent answer, blind: {blind.get(split, 0)})"
+        lines += [f"{label:46}{right.get(split, 0)} of {asked}  {note}"] * (asked > 0)
+    lines.append("  (held out: no such exam and none of its cine frames were trained on; the few stills are the same)")
     unseen = [entry for entry in exams if entry["split"] == "test" and entry["question"] == LENGTH_QUESTION]
     if unseen:
-        right = sum(same_answer(entry["answer"], entry["truth"]) for entry in unseen)
-        lines.append(f"{'  of these the file length, a guess':42}{right} of {len(unseen)}")
-    groups = {(entry["exam_id"], tuple(entry["chosen"])): entry for entry in exams}
-    hits, total, chance = choice_record(list(groups.values()))
-    if total:
-        lines.append(f"{'mixed exams: a valid frame was chosen':42}{hits} of {total}  (by chance {chance * total:.1f})")
+        guessed = right_answers(unseen).get("test", 0)
+        lines.append(f"{'held-out file lengths, which no picture shows':46}{guessed} of {len(unseen)}")
+    return lines + _choices(list({(entry["exam_id"], tuple(entry["chosen"])): entry for entry in exams}.values()))
+
+
+def _choices(exams: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Valid choices, also apart: a coloured frame stands out, a cine's frame among grey stills does not."""
+    lines = []
+    for label, cine in (
+        ("mixed exams: a valid frame was chosen", (True, False)),
+        ("  described: a colour still", (False,)),
+        ("  described: a grey cine", (True,)),
+    ):
+        hits, total, chance = choice_record([entry for entry in exams if entry["cine"] in cine])
+        if total:
+            lines.append(f"{label:46}{hits} of {total}  (by chance {chance * total:.1f})")
     return lines
 
 

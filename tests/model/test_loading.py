@@ -22,7 +22,7 @@ QUESTION = "<image>\n" * 4 + "请描述该甲状腺超声图像。"
 MODELS = {"llama": "UltraLlamaForCausalLM", "mistral": "UltraMistralForCausalLM"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # `undo` gives everything back, so not before the end
 def builder() -> Iterator[Any]:
     """LLaVA's `model/builder.py` and `llava_arch.py`, bound for these tests where the environment did not do it."""
     import llava.model.builder
