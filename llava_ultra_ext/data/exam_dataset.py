@@ -16,7 +16,6 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from llava_ultra_ext.data.exam import IMAGE_TOKEN, BadSample, Exam
-from llava_ultra_ext.data.manifest import BadSamples
 from llava_ultra_ext.data.pictures import open_picture
 from llava_ultra_ext.data.tokenize import (
     IGNORE_INDEX,
@@ -111,8 +110,6 @@ class ExamDataset(Dataset[Sample]):
         self.exams = [one for exam in limited for one in (single_frames(exam) if strategy == "none" else [exam])]
         self.replaced: dict[str, str] = {}
         """Sample id -> reason of the samples that this process replaced under ``skip``."""
-        self.bad_samples = BadSamples()
-        """What was left out before: the caller's to set, and to write into the output folder."""
         self.has_frame_scores = bool(frame_scores)
         self._tokenizer = tokenizer
         self._template = template

@@ -25,10 +25,10 @@ from llava_ultra_ext.data.exam import Exam
 from llava_ultra_ext.data.exam_dataset import ExamCollator, ExamDataset
 from llava_ultra_ext.data.frame_scores import data_fingerprint, read_frame_scores
 from llava_ultra_ext.data.manifest import BadSamples, load_manifest
-from llava_ultra_ext.model.builders import build_tower
-from llava_ultra_ext.model.dispatch import TrainingDispatch
+from llava_ultra_ext.model.builders import build_projector, build_tower
+from llava_ultra_ext.model.dispatch import TrainingDispatch, config_dict
 from llava_ultra_ext.train.checks import check_flags, check_processes, flag_value, usable_attention
-from llava_ultra_ext.train.trainable import state_fingerprint
+from llava_ultra_ext.train.trainable import NAME, load_projector, state_fingerprint
 from llava_ultra_ext.vision.encoders import parse_tower_name
 from llava_ultra_ext.vision.tower import FusedVisionTower
 
@@ -122,6 +122,7 @@ class Prepared:
         settings = model_args.ultra_settings
         tower = build_tower(settings, model_args.vision_tower)
         scores = _frame_scores(model_args, data_args)
+        _check_adapter(model_args, tower)
         exams, bad = load_manifest(
             data_args.data_path,
             image_folder=data_args.image_folder,
@@ -198,6 +199,21 @@ class Prepared:
         path = Path(folder) / BAD_SAMPLES_FILE
         self.bad.write(path)
         logger.warning("trained without %s\nAll of them: %s", self.bad.summary(), path)
+
+
+def _check_adapter(model_args: Any, tower: FusedVisionTower) -> None:
+    """Stage 1's projector must have the shapes of this run's; building one to compare costs a second."""
+    if model_args.pretrain_mm_mlp_adapter is None:
+        return
+    described = tower.describe()
+    settings = model_args.ultra_settings.replace(widths=described.widths, tokens=described.tokens, sam_trainable="none")
+    hidden_size = config_dict(model_args.model_name_or_path)["hidden_size"]
+    projector = build_projector(settings, hidden_size, model_args.mm_projector_type, tower)
+    saved = torch.load(model_args.pretrain_mm_mlp_adapter, map_location="cpu")
+    kept = {name: tensor for name, tensor in saved.items() if f"{NAME}.neck." not in name}
+    load_projector(
+        projector, kept, source=f"--pretrain_mm_mlp_adapter {model_args.pretrain_mm_mlp_adapter}", strict=True
+    )
 
 
 def _frame_scores(model_args: Any, data_args: Any) -> dict[str, Any]:

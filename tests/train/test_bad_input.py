@@ -123,6 +123,11 @@ def other_model(case: Case) -> None:
     scores_file(case, model="0123456789abcdef")
 
 
+def other_shape(case: Case) -> None:
+    other_model(case)
+    del case.flags["frame_scores"]
+
+
 def other_findings(case: Case) -> None:
     scores_file(case)
     case.records[EXAM]["findings"] += "边界不清。"
@@ -172,6 +177,7 @@ OTHERS = {
     "scores of other data": (other_findings, "--frame_scores ", "was computed for another data (", "score-frames"),
     "not a scores file": (no_scores, "its first line is not a header of format ultra_frame_scores/1"),
     "no scores file": (flag(frame_scores="nowhere.jsonl"), "--frame_scores nowhere.jsonl: no such file"),
+    "adapter of another shape": (other_shape, "mm_projector.bin does not fit this projector: missing", "--adr_weights"),
     "no adapter": (flag(pretrain_mm_mlp_adapter="nowhere.bin"), "--pretrain_mm_mlp_adapter nowhere.bin: no such file"),
     "SAM of another size": (
         other_sam_size,

@@ -14,6 +14,8 @@ from exam_case import EXAM, Case, Flags, scores_file
 
 from llava_ultra_ext.train.program import encoder_sources, run_training, usable_attention
 from llava_ultra_ext.train.trainable import state_fingerprint
+from llava_ultra_ext.vision.projector import UltraProjector
+from llava_ultra_ext.vision.sampler import FrameScorer
 from llava_ultra_ext.vision.tower import FusedVisionTower
 
 
@@ -79,7 +81,8 @@ class TestStart:
         assert dataset[EXAM]["frame_scores"].tolist() == [0.0, -1.0, -2.0, -3.0]
 
     def test_scores_of_the_right_model_are_taken(self, case: Case, started: Callable[..., dict[str, Any]]) -> None:
-        state = {"model.mm_projector.fusion.logits": torch.ones(1)}
+        projector = UltraProjector({"clip": 32, "sam": 64}, 64, 16, sampler=FrameScorer(64, 16))
+        state = {f"model.mm_projector.{name}": tensor for name, tensor in projector.state_dict().items()}
         torch.save(state, case.folder / "mm_projector.bin")
         case.flags["pretrain_mm_mlp_adapter"] = case.folder / "mm_projector.bin"
         scores_file(case, model=state_fingerprint(state))
