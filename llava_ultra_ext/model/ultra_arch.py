@@ -154,7 +154,9 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
         inputs, settings = self._current_inputs(), self.settings
         sizes = [group.frames for group in groups]
         inputs.groups = list(groups)
-        inputs.scores = scores = self.get_model().mm_projector.sampler(h)
+        # The teacher's knowledge is for w (paper 3.3); through H_v it would pull the projector away from the answer.
+        scored = h.detach() if settings.adr_strategy in TAUGHT else h
+        inputs.scores = scores = self.get_model().mm_projector.sampler(scored)
         teacher = self._teacher_scores(h, groups, inputs, settings) if self.training else None
         taught = teacher if teacher is not None else torch.full_like(scores, math.nan)
         inputs.selection = selection = select_frames(

@@ -1,6 +1,6 @@
 """What the frame scorer learns from a teacher that reads the findings (paper section 3.3, equation 5).
 
-``L_adr = - sum_i Norm(teacher_i) * log Norm(student_i)``
+``L_adr = - sum_i Norm(teacher_i) * log Norm(student_i)``, Norm a z-score in the group, then a softmax.
 
 Shapes: N frames of a batch, G groups, k frames of one group. No function waits for the device.
 """
@@ -16,6 +16,9 @@ from torch import Tensor
 from llava_ultra_ext.vision.sampler import Selection, pad_groups
 
 TEACHER_TEMPERATURE = 0.5
+STUDENT_VARIANCE_FLOOR = 1e-4
+"""Added to the variance of s_fea. A z-score divides the gradient by the spread, and the frames of one sweep are near
+identical: without a floor their gradient alone would fill the norm at which the whole model's gradient is clipped."""
 POSITION_BINS = ("start", "early", "late", "end")
 
 
@@ -45,8 +48,6 @@ def adr_loss(
     student: Tensor,
     sizes: Sequence[int],
     temperature: float = TEACHER_TEMPERATURE,
-    *,
-    normalise_student: bool = False,
 ) -> Tensor:
     """Equation 5, averaged over the groups that have something to learn.
 
@@ -55,8 +56,6 @@ def adr_loss(
         student: s_fea (N,).
         sizes: frames of each group; they sum to N.
         temperature: of the teacher's softmax after its z-score.
-        normalise_student: z-score the student as well. Our choice is not to: its softmax is already a norm, while a
-            z-score multiplies the gradient by one over the spread, which is huge for near-identical frames of a sweep.
 
     Returns:
         A scalar, the mean over groups of two frames or more whose teacher scores are all finite. With no such group:
@@ -66,7 +65,7 @@ def adr_loss(
     scores, mask = pad_groups(student.float(), sizes)
     usable = _usable(taught, mask)
     target = _preference(taught, mask, temperature)  # (G, kmax)
-    logits = normalise(scores, mask) if normalise_student else scores
+    logits = normalise(scores, mask, STUDENT_VARIANCE_FLOOR)
     # A finite fill: -inf would meet the zero target as 0 * inf.
     log_student = logits.masked_fill(~mask, torch.finfo(logits.dtype).min).log_softmax(1).masked_fill(~mask, 0)
     return _mean_over(-(target * log_student).sum(1), usable, empty=0.0)
@@ -86,12 +85,12 @@ def choice_statistics(
     Returns:
         Detached scalars over groups of two frames or more; NaN where there is none.
         ``agreement``: share of groups whose best frame is the teacher's;
-        ``entropy``: of the student's softmax over log k, 1 = no preference;
+        ``entropy``: of Norm(student) over log k; 1 = no preference, and never 0, since a z-score is bounded;
         ``picks_start``, ``picks_early``, ``picks_late``, ``picks_end``: share of picks in each quarter of the group.
     """
     scores, mask = pad_groups(student.detach().float(), sizes)
     several = mask.sum(1) > 1
-    soft = scores.masked_fill(~mask, float("-inf")).softmax(1)
+    soft = _preference(scores, mask, 1.0, STUDENT_VARIANCE_FLOOR)
     surprise = -(soft * soft.clamp(min=torch.finfo(soft.dtype).tiny).log()).sum(1)
     log_sizes = torch.tensor([math.log(max(size, 2)) for size in sizes]).to(scores.device, non_blocking=True)
     statistics = {"entropy": _mean_over(surprise / log_sizes, several)}
@@ -126,9 +125,9 @@ def teacher_gap(own: Tensor, swapped: Tensor, sizes: Sequence[int], temperature:
     return _mean_over(distance, usable)
 
 
-def _preference(padded: Tensor, mask: Tensor, temperature: float) -> Tensor:
+def _preference(padded: Tensor, mask: Tensor, temperature: float, eps: float = 1e-12) -> Tensor:
     """(G, kmax): softmax of the z-scores; values that are not finite count as 0, their groups are skipped later."""
-    scores = normalise(torch.nan_to_num(padded, nan=0.0, posinf=0.0, neginf=0.0), mask)
+    scores = normalise(torch.nan_to_num(padded, nan=0.0, posinf=0.0, neginf=0.0), mask, eps)
     return (scores / temperature).masked_fill(~mask, float("-inf")).softmax(1)
 
 
