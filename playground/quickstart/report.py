@@ -87,8 +87,8 @@ def render(result: Mapping[str, Any], image_root: Path) -> str:
         "<h2>Training</h2>",
         f'<div class="stages">{"".join(_stage(stage) for stage in result["stages"])}</div>',
         "<h2>Exams and answers</h2>",
-        '<p class="soft">Frames in their order. The bar is the softmax of the sampler\'s scores, the number the score '
-        "itself. The language model reads the <b>chosen</b> frame only. A <b>valid</b> frame is one that the "
+        '<p class="soft">Frames in their order. The bar is the sampler\'s preference (Norm of eq. 5), the number its '
+        "score. The language model reads the <b>chosen</b> frame only. A <b>valid</b> frame is one that the "
         "exam's text describes. Held out are exams and their cine frames; the few still pictures were seen in "
         "training.</p>",
         *(_card(card, image_root) for card in cards),
@@ -228,6 +228,14 @@ def _card(card: Sequence[Mapping[str, Any]], image_root: Path) -> str:
     )
 
 
+def _norm(scores: list[float]) -> list[float]:
+    """Norm of eq. 5: z-scores, with the floor that training uses, then a softmax."""
+    mean = sum(scores) / len(scores)
+    deviation = math.sqrt(sum((score - mean) ** 2 for score in scores) / len(scores) + 1e-4)
+    powers = [math.exp((score - mean) / deviation) for score in scores]
+    return [power / sum(powers) for power in powers]
+
+
 def _frame(exam: Mapping[str, Any], position: int, image_root: Path) -> str:
     scores = exam["scores"]
     chosen, valid = position in exam["chosen"], position in (exam.get("valid") or [])
@@ -236,7 +244,7 @@ def _frame(exam: Mapping[str, Any], position: int, image_root: Path) -> str:
         bar, number = "", "not scored"
     else:
         known = [value for value in scores if value is not None and math.isfinite(value)]
-        share = math.exp(score - max(known)) / sum(math.exp(value - max(known)) for value in known)
+        share = _norm(known)[known.index(score)]
         bar, number = f'<div class="track"><i style="width:{100 * share:.1f}%"></i></div>', f"{score:.3f}"
     marks = f'<span class="pick">{"chosen" if chosen else ""}</span><span>{"valid" if valid else ""}</span>'
     picture = _picture(exam["images"][position], image_root)

@@ -54,7 +54,7 @@ def test_each_exam_has_a_card_that_marks_the_chosen_frame(result, exam_folder):
     assert ["chosen" in figure for figure in figures] == [False, True, False]
     assert [">valid<" in figure for figure in figures] == [False, True, False]
     widths = [float(value) for value in re.findall(r"width:([\d.]+)%", cards[0])]
-    assert widths == [10.7, 78.7, 10.7]  # softmax of 0, 2, 0
+    assert widths == [9.7, 80.7, 9.7]  # softmax of the z-scores of 0, 2, 0: -.71, 1.41, -.71
     assert "not scored" in cards[1]
 
 
