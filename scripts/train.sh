@@ -69,6 +69,11 @@ spec = importlib.util.find_spec("llava")
 print(os.path.join(spec.submodule_search_locations[0], "train", "train_mem.py") if spec else "")')
 [[ -f "$train_mem" ]] || stop "LLaVA is not in this Python environment; . scripts/environment.sh, or activate yours"
 
+if [[ -z "${DRY_RUN:-}" ]]; then
+    verdict=$(python -m llava_ultra_ext.cli doctor | tail -n 1) || true
+    [[ "$verdict" == "doctor: ready"* ]] || stop "${verdict:-llava_ultra_ext is not in this Python environment}"
+fi
+
 command=(
     "${launch[@]}" "$train_mem"
     --deepspeed "$zero"

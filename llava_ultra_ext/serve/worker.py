@@ -133,6 +133,8 @@ class _ExamWorker:
 
     def __init__(self, worker: Any, params: dict[str, Any]) -> None:
         self._worker = worker
+        # LLaVA's worker sends the prompt to --device, whose default is cuda on every machine.
+        self.device = worker.model.device
         self.model = _ExamModel(worker.model, worker.tokenizer, params.get("prompt", ""))
 
     def __getattr__(self, name: str) -> Any:

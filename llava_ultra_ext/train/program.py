@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, HfArgumentParser, set_seed
+from transformers.trainer_utils import get_last_checkpoint
 
 from llava_ultra_ext.arguments import UltraDataArguments, UltraModelArguments, UltraSettings
 from llava_ultra_ext.data.exam import Exam
@@ -61,12 +62,25 @@ def run_training(host: ModuleType, original: Callable[..., Any], attn_implementa
         make_supervised_data_module=prepared.data_module(host),
         safe_save_model_for_hf_trainer=lambda trainer, output_dir: trainer.save_model(output_dir),
     )
+    _say_where_from()
     # LLaVA builds the model before its trainer sets --seed: two equal commands would start from other projectors.
     set_seed(int(flag_value("--seed") or host.TrainingArguments.seed))
     with _bound(host, names):
         result = original(attn_implementation=usable_attention(attn_implementation))
     prepared.report()
     return result
+
+
+def _say_where_from() -> None:
+    """LLaVA goes on from an old checkpoint in the output folder without a word, with the old run's schedule."""
+    folder = flag_value("--output_dir")
+    last = get_last_checkpoint(folder) if folder is not None and Path(folder).is_dir() else None
+    if last is not None:
+        logger.warning(
+            "The run goes on from %s, with its optimizer and learning-rate schedule. For other settings give another "
+            "--output_dir, or remove that folder.",
+            last,
+        )
 
 
 def extended_arguments(host: Any) -> dict[str, Any]:
