@@ -8,6 +8,7 @@ model *is*: it is written into ``config.json`` as ``ultra_…`` and read back by
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,6 +94,9 @@ class UltraModelArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} {value}: must be 1 or more.")
+        for name in ("adr_temperature", "adr_loss_weight", "adr_warmup"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"--{name} {getattr(self, name)}: must be a finite number.")
         if self.adr_temperature <= 0:
             raise ValueError(f"--adr_temperature {self.adr_temperature}: must be above 0 (the prototype used .5).")
         for name in ("adr_loss_weight", "adr_warmup"):
@@ -116,6 +120,8 @@ class UltraDataArguments:
         if parent is not None:
             parent()
         _choice(self.on_bad_sample, "on_bad_sample", ("error", "skip"))
+        if self.findings_max_length < 1:
+            raise ValueError(f"--findings_max_length {self.findings_max_length}: the teacher reads 1 token or more.")
         if self.max_frames is not None and self.max_frames < 1:
             raise ValueError(
                 f"--max_frames {self.max_frames}: an exam keeps at least one frame. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 from pathlib import Path
 
@@ -151,3 +152,16 @@ def test_the_order_of_the_encoders_survives_a_config_json_with_sorted_keys() -> 
     restored = UltraSettings.from_config(PretrainedConfig(**json.loads(config.to_json_string())))
     assert list(restored.sources.items()) == list(sources.items())
     assert list(restored.widths) == list(sources)
+
+
+@pytest.mark.parametrize("name", ["adr_temperature", "adr_loss_weight", "adr_warmup"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_must_be_finite(name: str, value: float) -> None:
+    """NaN is neither above nor below anything, and would train a projector of NaN to the end."""
+    with pytest.raises(ValueError, match=f"--{name} {value}: must be a finite number"):
+        UltraModelArguments(**{name: value})
+
+
+def test_the_teacher_reads_something() -> None:
+    with pytest.raises(ValueError, match="--findings_max_length 0: the teacher reads 1 token or more"):
+        UltraDataArguments(findings_max_length=0)

@@ -160,6 +160,8 @@ def _images(record: Mapping[str, Any], sample_id: str) -> tuple[str, ...]:
             "no_images",
             "`image` is an empty list; give at least one file name, or leave the key out of a text-only sample.",
         )
+    for name in names:
+        _check_encodable(name, "a file name in `image`", sample_id)
     return tuple(names)
 
 
@@ -189,6 +191,7 @@ def _turn(item: Any, index: int, sample_id: str) -> Turn:
         _bad(sample_id, "speaker", f"turn {index} has no `from` of {' or '.join(_SPEAKERS)}. Rename its speaker.")
     if not isinstance(text, str) or not text.strip():
         _bad(sample_id, "empty_turn", f"turn {index} has no text; `value` must be a non-empty string.")
+    _check_encodable(text, f"turn {index}", sample_id)
     if speaker == "gpt" and IMAGE_TOKEN in text:
         _bad(sample_id, "image_in_answer", f"turn {index} is an answer with {IMAGE_TOKEN}; move it to the question.")
     return Turn(speaker, text)
@@ -215,7 +218,18 @@ def _text(record: Mapping[str, Any], key: str, sample_id: str) -> str:
         return str(given)
     if not isinstance(given, str):
         _bad(sample_id, f"{key}_type", f"`{key}` is {_kind(given)}; must be a string. Leave it out when unknown.")
+    _check_encodable(given, f"`{key}`", sample_id)
     return given.strip()
+
+
+def _check_encodable(text: str, what: str, sample_id: str) -> None:
+    """JSON may hold half of a surrogate pair, which no tokenizer and no file name takes; and NUL ends a file name."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        _bad(
+            sample_id,
+            "broken_text",
+            f"{what} holds a character that is no text (NUL or half a surrogate pair). Repair it.",
+        )
 
 
 def _check_counts(exam: Exam) -> None:

@@ -236,7 +236,10 @@ class ExamDataset(Dataset[Sample]):
                 raise BadSample(
                     exam.id, "undecodable_picture", f"picture {number} of {len(exam.images)} {error}. Export it again."
                 ) from None
-        pixels: torch.Tensor = self._image_processor.preprocess(pictures, return_tensors="pt")["pixel_values"]
+        try:
+            pixels: torch.Tensor = self._image_processor.preprocess(pictures, return_tensors="pt")["pixel_values"]
+        except ValueError as error:
+            raise BadSample(exam.id, "unusable_picture", f"one of its pictures: {error}") from None
         return pixels
 
 

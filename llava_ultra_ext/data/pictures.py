@@ -53,7 +53,7 @@ def _check_format(path: str, tail: bytes) -> Fault | None:
     try:
         with Image.open(path) as picture:
             marker = _END_MARKERS.get(picture.format or "")
-            if marker is None or marker in tail:
+            if marker is not None and marker in tail:
                 return None
             picture.load()  # No end marker near the end: only decoding tells a cut file from a long appendix.
             return None

@@ -6,6 +6,7 @@ LLaVA's own scoring scripts read them. No torch, no LLaVA.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -34,12 +35,20 @@ class AnswerFile:
     def __init__(self, path: str | Path, model_id: str) -> None:
         self.path = Path(path).expanduser()
         self._model_id = model_id
+        self._images: dict[Any, list[str]] = {}
         self._prompts, end = self._scan()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and end < os.path.getsize(self.path):
             logger.warning("%s: its last line was cut off; that question is answered again.", self.path)
             os.truncate(self.path, end)
         self._file = self.path.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise ValueError(
+                f"--answers-file {self.path}: another process is writing to it. Wait for it, or write to another file."
+            ) from None
 
     def _scan(self) -> tuple[dict[Any, str], int]:
         """Question id -> question text of what is answered, and the number of bytes up to the last whole line."""
@@ -63,6 +72,8 @@ class AnswerFile:
                     "Write to another file."
                 )
             prompts[known[0]] = known[1]
+            if "image" in (row.get("metadata") or {}):
+                self._images[known[0]] = row["metadata"]["image"]
         return prompts, end
 
     def unanswered(self, questions: Sequence[Question]) -> list[Question]:
@@ -72,11 +83,14 @@ class AnswerFile:
             ValueError: an answered question has another text now.
         """
         changed = [
-            question.id for question in questions if self._prompts.get(question.id, question.text) != question.text
+            question.id
+            for question in questions
+            if self._prompts.get(question.id, question.text) != question.text
+            or self._images.get(question.id, list(question.images)) != list(question.images)
         ]
         if changed:
             raise ValueError(
-                f"--answers-file {self.path}: question {changed[0]} had another text when it was answered. "
+                f"--answers-file {self.path}: question {changed[0]} had another text or image when it was answered. "
                 "Write the answers of another question file to another file."
             )
         return [question for question in questions if question.id not in self._prompts]
@@ -89,7 +103,7 @@ class AnswerFile:
             "text": text,
             "answer_id": uuid.uuid4().hex,
             "model_id": self._model_id,
-            "metadata": dict(metadata),
+            "metadata": {**metadata, **({"image": list(question.images)} if question.images else {})},
         }
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._file.flush()

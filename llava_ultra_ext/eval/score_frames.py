@@ -68,7 +68,7 @@ def model_fingerprint(folder: Path) -> str:
     """
     for name in (PROJECTOR_FILE, NON_LORA_FILE):
         if (folder / name).is_file():
-            return state_fingerprint(torch.load(folder / name, map_location="cpu"))
+            return state_fingerprint(torch.load(folder / name, map_location="cpu", weights_only=True))
     state = {f"{NAME}.{name.split(f'{NAME}.')[-1]}": tensor for name, tensor in read_projector(folder).items()}
     if not state:
         raise ValueError(

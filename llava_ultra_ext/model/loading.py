@@ -47,7 +47,10 @@ def load_pretrained(
     if learned is not None:
         # LLaVA rounds mm_projector.bin to float16 and reads both files without asking whether anything is missing.
         load_projector(
-            model.get_model().mm_projector, torch.load(learned, map_location="cpu"), str(learned), strict=True
+            model.get_model().mm_projector,
+            torch.load(learned, map_location="cpu", weights_only=True),
+            str(learned),
+            strict=True,
         )
     model.get_vision_tower().to(device=model.device, dtype=model.dtype)
     model.eval()

@@ -62,7 +62,9 @@ class UltraMetaModel:
     def _first_weights(self, projector: torch.nn.Module, model_args: Any) -> None:
         if model_args.pretrain_mm_mlp_adapter is not None:
             path = Path(model_args.pretrain_mm_mlp_adapter)
-            load_projector(projector, torch.load(path, map_location="cpu"), source=str(path), strict=True)
+            load_projector(
+                projector, torch.load(path, map_location="cpu", weights_only=True), source=str(path), strict=True
+            )
             return
         state = read_projector(model_args.model_name_or_path)
         if state:
@@ -89,7 +91,7 @@ def read_projector(source: str | Path) -> dict[str, torch.Tensor]:
             with safe_open(str(path), framework="pt") as handle:
                 state.update({name: handle.get_tensor(name) for name in list(handle.keys()) if "mm_projector" in name})
         else:
-            tensors = torch.load(path, map_location="cpu")
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
             state.update({name: tensor for name, tensor in tensors.items() if "mm_projector" in name})
     return state
 

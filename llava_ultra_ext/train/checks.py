@@ -38,6 +38,9 @@ def check_flags(model_args: Any, data_args: Any) -> None:
             "Give a folder with a language model, or a hub name that is reachable or cached."
         ) from None
     backbone_of(values, base)
+    depth = values.get("num_hidden_layers")
+    if depth is not None and model_args.adr_layers is not None and model_args.adr_layers > depth:
+        raise ValueError(f"--adr_layers {model_args.adr_layers}: {base} has {depth} layers. Give 1 to {depth}.")
     if "mpt" in base:
         raise ValueError(
             f"--model_name_or_path {base}: the path contains 'mpt', which LLaVA's train.py takes for an MPT model "

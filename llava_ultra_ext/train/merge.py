@@ -6,6 +6,7 @@ LLaVA's own loader does the merging, so the result is the model that answers fro
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import shutil
@@ -19,6 +20,7 @@ import torch
 from llava_ultra_ext.model.builders import is_ultra
 from llava_ultra_ext.model.dispatch import settle_generation
 from llava_ultra_ext.model.opening import OpenedModel, folder_config, model_name, open_model
+from llava_ultra_ext.train.trainable import is_full
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def adapter_dtype(folder: Path) -> torch.dtype:
 
         tensors = load_file(str(path))
     else:
-        tensors = torch.load(path, map_location="cpu")
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
     return next(iter(tensors.values())).dtype
 
 
@@ -75,13 +77,20 @@ def save_merged(opened: OpenedModel, target: Path, dtype: torch.dtype) -> None:
     model = opened.model.to(dtype)
     settle_generation(model.generation_config)
     target.parent.mkdir(parents=True, exist_ok=True)
+    for stale in target.parent.glob(f".{target.name}.[0-9]*"):  # of a merge that was killed: as large as a model
+        shutil.rmtree(stale, ignore_errors=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         model.save_pretrained(str(temporary))
         opened.tokenizer.save_pretrained(str(temporary))
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
+        full = is_full(error, target.parent)
         shutil.rmtree(temporary, ignore_errors=True)
+        if full:
+            raise OSError(
+                errno.ENOSPC, f"No space left for {target}; nothing was left behind. Free some, and merge again."
+            ) from error
         raise
 
 

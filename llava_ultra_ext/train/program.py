@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -223,11 +224,23 @@ def _check_adapter(model_args: Any, tower: FusedVisionTower) -> None:
     settings = model_args.ultra_settings.replace(widths=described.widths, tokens=described.tokens, sam_trainable="none")
     hidden_size = config_dict(model_args.model_name_or_path)["hidden_size"]
     projector = build_projector(settings, hidden_size, model_args.mm_projector_type, tower)
-    saved = torch.load(model_args.pretrain_mm_mlp_adapter, map_location="cpu")
+    saved = _read_adapter(model_args.pretrain_mm_mlp_adapter)
     kept = {name: tensor for name, tensor in saved.items() if f"{NAME}.neck." not in name}
     load_projector(
         projector, kept, source=f"--pretrain_mm_mlp_adapter {model_args.pretrain_mm_mlp_adapter}", strict=True
     )
+
+
+def _read_adapter(path: str) -> dict[str, torch.Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        state = error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise ValueError(
+            f"--pretrain_mm_mlp_adapter {path}: is no file of tensors. Give the mm_projector.bin that stage 1 wrote."
+        )
+    return state
 
 
 def _frame_scores(model_args: Any, data_args: Any) -> dict[str, Any]:
@@ -235,7 +248,7 @@ def _frame_scores(model_args: Any, data_args: Any) -> dict[str, Any]:
         return {}
     expected = None
     if model_args.pretrain_mm_mlp_adapter is not None:
-        expected = state_fingerprint(torch.load(model_args.pretrain_mm_mlp_adapter, map_location="cpu"))
+        expected = state_fingerprint(_read_adapter(model_args.pretrain_mm_mlp_adapter))
     read = read_frame_scores(data_args.frame_scores, expected_model=expected)
     teacher = read.header.strategy.split("/")[0]
     if teacher != model_args.adr_strategy:

@@ -7,9 +7,11 @@ Stage 1 writes them to ``mm_projector.bin``, LoRA runs to ``non_lora_trainables.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -142,3 +144,18 @@ def lora_state(model: nn.Module, bias: str = "none") -> tuple[dict[str, torch.Te
     lora = {n: p for n, p in trained.items() if "lora_" in n or (with_bias and "bias" in n and NAME not in n)}
     rest = {name: parameter for name, parameter in trained.items() if name not in lora}
     return gather_state(lora), gather_state(rest)
+
+
+def is_full(error: BaseException | None, folder: Path) -> bool:
+    """Whether a failed save means a full disk: torch and safetensors hide the errno in exceptions of their own.
+
+    torch reports "file write failed", or "unexpected pos" in inline_container.cc when it closes the torn file.
+    """
+    if error is None:
+        return False
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    text = str(error).lower()
+    failed = any(sign in text for sign in ("write", "writing", "inline_container", "iostream"))
+    full = "no space left" in text or (failed and shutil.disk_usage(folder).free < 1 << 20)
+    return full or is_full(error.__cause__ or error.__context__, folder)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.distributed
 from llava.train.llava_trainer import LLaVATrainer
+from torch.utils.data import RandomSampler
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -27,6 +28,7 @@ from llava_ultra_ext.train.trainable import (
     NON_LORA_FILE,
     PROJECTOR_FILE,
     gather_state,
+    is_full,
     learned_parameters,
     load_projector,
     lora_state,
@@ -52,6 +54,18 @@ class UltraTrainer(LLaVATrainer):
     def exam_model(self) -> Any:
         """Our model, inside PEFT's wrapper or not."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def _get_train_sampler(self) -> Any:
+        """The random order from a generator of its own.
+
+        Transformers replays the order of past epochs when a run is resumed. From the global generator, an epoch draws
+        once in the replay but twice in training (the loader takes its base seed there), and the order is another.
+        """
+        sampler = super()._get_train_sampler()
+        if not isinstance(sampler, RandomSampler):
+            return sampler
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return RandomSampler(self.train_dataset, generator=torch.Generator().manual_seed(seed))
 
     def _warmup_steps(self) -> float:
         warmup = self.exam_model.settings.adr_warmup
@@ -164,7 +178,7 @@ class UltraTrainer(LLaVATrainer):
         try:
             Trainer._save_checkpoint(self, model, trial, metrics=metrics)
         except Exception as error:
-            if not _is_full(error, folder):
+            if not is_full(error, folder):
                 raise
             shutil.rmtree(folder / f"tmp-checkpoint-{self.state.global_step}", ignore_errors=True)
             raise OSError(
@@ -213,7 +227,7 @@ class UltraTrainer(LLaVATrainer):
         if self.args.lora_enable:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         name = NON_LORA_FILE if self.args.lora_enable else PROJECTOR_FILE
-        state = torch.load(folder / name, map_location="cpu")
+        state = torch.load(folder / name, map_location="cpu", weights_only=True)
         load_projector(self.exam_model.get_model().mm_projector, state, str(folder / name), strict=True)
 
 
@@ -234,18 +248,3 @@ def _numpy_state_types() -> list[Any]:
     """What ``numpy.random.get_state()`` pickles to: an array of uint32."""
     rebuild = np.zeros(1, dtype="uint32").__reduce__()[0]
     return [rebuild, np.ndarray, np.dtype, type(np.dtype("uint32"))]
-
-
-def _is_full(error: BaseException | None, folder: Path) -> bool:
-    """Whether a failed save means a full disk: torch and safetensors hide the errno in exceptions of their own.
-
-    torch reports "file write failed", or "unexpected pos" in inline_container.cc when it closes the torn file.
-    """
-    if error is None:
-        return False
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    text = str(error).lower()
-    failed = any(sign in text for sign in ("write", "writing", "inline_container", "iostream"))
-    full = "no space left" in text or (failed and shutil.disk_usage(folder).free < 1 << 20)
-    return full or _is_full(error.__cause__ or error.__context__, folder)

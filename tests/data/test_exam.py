@@ -131,3 +131,14 @@ def test_keep_frames():
     assert kept.valid_frames == (0, 2, 3)
     assert kept.groups == (range(0, 1), range(1, 2), range(2, 4))
     assert groups_exam().keep_frames(range(6)) == groups_exam()
+
+
+@pytest.mark.parametrize("broken", ["\ud83d", "a\0b"])
+@pytest.mark.parametrize("key", ["findings", "image", "answer"])
+def test_text_that_no_tokenizer_takes(key: str, broken: str) -> None:
+    turns = [{"from": "human", "value": "<image>\n问"}, {"from": "gpt", "value": broken if key == "answer" else "答"}]
+    record = {"id": "1", "image": broken if key == "image" else "1.png", "conversations": turns}
+    if key == "findings":
+        record["findings"] = broken
+    with pytest.raises(BadSample, match=r"holds NUL or half a surrogate pair|holds a character that is no text"):
+        Exam.from_record(record)

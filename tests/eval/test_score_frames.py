@@ -123,7 +123,7 @@ def stage_2_starts(trained_lora: Trained, tmp_path: Path, monkeypatch: pytest.Mo
 
     from llava_ultra_ext.train.program import run_training
 
-    config = json.loads((trained_lora.stage1 / "config.json").read_text())["ultra_sources"]
+    config = dict(json.loads((trained_lora.stage1 / "config.json").read_text())["ultra_sources"])
     towers = Path(config["clip"]), Path(config["sam"])
 
     def start(exams: Path, scores: Path, **changes: object) -> bool:

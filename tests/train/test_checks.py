@@ -42,6 +42,7 @@ LORA = ("--lora_enable", "True")
         (LORA, {"version": "v0"}, "--version v0 adds a [PAD] token"),
         ((*LORA, "--freeze_mm_mlp_adapter", "True"), {}, "the projector would be in no file"),
         ((), {"mm_use_im_start_end": True}, "exams are not wrapped into tags"),
+        ((), {"adr_layers": 99}, "layers. Give 1 to 4."),
         ((), {"mm_patch_merge_type": "spatial_unpad"}, "only flat fits whole frames"),
     ],
 )
