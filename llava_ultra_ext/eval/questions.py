@@ -6,7 +6,6 @@ Gold files (``answer``, ``lang``, … beside them) are question files too. No to
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,17 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from llava_ultra_ext.data.exam import IMAGE_TOKEN
+from llava_ultra_ext.data.json_lines import read_json_lines
 from llava_ultra_ext.data.pictures import check_pictures, inside_folder
 from llava_ultra_ext.data.tokenize import place_images
 
 LISTED = 10
 """How many bad questions an error shows."""
-
-_FROM_JSON_LIST = (
-    'python -c "import json,sys; [print(json.dumps(q, ensure_ascii=False)) '
-    "for q in json.load(open(sys.argv[1], encoding='utf-8'))]\" {0} > {0}l"
-)
-
 
 @dataclass(frozen=True)
 class Question:
@@ -67,7 +61,7 @@ def read_questions(path: str | Path, image_folder: str = "") -> list[Question]:
     questions: list[Question] = []
     faults: list[str] = []
     seen: dict[int | str, int] = {}
-    for number, record in _records(path):
+    for number, record in read_json_lines(path, "--question-file", "question").rows:
         try:
             question = _question(record)
             if question.id in seen:
@@ -99,37 +93,6 @@ def chunk(questions: Sequence[Question], count: int, index: int) -> list[Questio
         )
     size = math.ceil(len(questions) / count)
     return list(questions[index * size : (index + 1) * size])
-
-
-def _records(path: str | Path) -> list[tuple[int, Any]]:
-    """Line numbers from 1, and what each line holds; blank lines are left out."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ValueError(
-            f"--question-file {path}: cannot be read ({error.strerror}). Give a JSON lines file."
-        ) from None
-    except UnicodeDecodeError:
-        raise ValueError(
-            f"--question-file {path}: is not UTF-8. Convert it, for example from GBK: iconv -f GBK -t UTF-8 {path}"
-        ) from None
-    # Only "\n" ends a line: JSON strings may hold U+2028 and its like, at which str.splitlines() would cut.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if not lines:
-        raise ValueError(f"--question-file {path}: is empty; at least one question is needed.")
-    if text.lstrip().startswith("["):
-        raise ValueError(
-            f"--question-file {path}: holds a JSON list; JSON lines are needed, one question a line. "
-            f"Convert it: {_FROM_JSON_LIST.format(path)}"
-        )
-    try:
-        return [(number, json.loads(line)) for number, line in lines]
-    except json.JSONDecodeError as error:
-        number = next(number for number, line in lines if line == error.doc)
-        raise ValueError(
-            f"--question-file {path}: line {number} is not JSON ({error.msg}). "
-            "One question a line is needed, {…}, as JSON lines."
-        ) from None
 
 
 def _question(record: Any) -> Question:
