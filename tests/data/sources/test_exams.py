@@ -1,0 +1,145 @@
+"""Hospital manifests: questions from conversations and reports, both cue versions, splits, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from import_case import lines, run_import, write_json
+
+from llava_ultra_ext.data.exam import Exam
+
+REPORT = {
+    "id": "US-1", "image": ["US-1/1.png", "US-1/2.png"], "site": "甲状腺", "modality": "ultrasound",
+    "findings": "甲状腺右叶见低回声结节。", "diagnosis": "右叶结节。", "valid_frames": [1],
+}  # fmt: skip
+
+
+def talk(sample: str, *texts: str, **keys: Any) -> dict[str, Any]:
+    turns = [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
+    return {"id": sample, "image": "a.png", "conversations": turns, **keys}
+
+
+def imported(tmp_path: Path, records: Any, *flags: str) -> tuple[dict[str, Any], Path]:
+    write_json(tmp_path / "exams.json", records)
+    return run_import("exams", tmp_path / "exams.json", "--out", tmp_path / "out", *flags), tmp_path / "out"
+
+
+def gold(folder: Path) -> dict[str, dict[str, Any]]:
+    return {row["question_id"]: row for path in sorted(folder.glob("*_gold.jsonl")) for row in lines(path)}
+
+
+def test_a_report_becomes_a_findings_and_a_diagnosis_question(tmp_path: Path) -> None:
+    _, out = imported(tmp_path, [REPORT], "--split", "0,0,1")
+    assert list(gold(out).values()) == [
+        {
+            "question_id": "US-1-q1", "image": ["US-1/1.png", "US-1/2.png"], "text": "请描述该甲状腺超声图像的所见。",
+            "answer": "甲状腺右叶见低回声结节。", "lang": "zh", "answer_type": "OPEN", "modality": "ultrasound",
+            "site": "甲状腺", "exam_id": "US-1", "valid_frames": [1], "split": "test",
+        },
+        {
+            "question_id": "US-1-q2", "image": ["US-1/1.png", "US-1/2.png"], "text": "请给出该甲状腺超声图像的诊断。",
+            "answer": "右叶结节。", "lang": "zh", "answer_type": "OPEN", "modality": "ultrasound",
+            "site": "甲状腺", "exam_id": "US-1", "valid_frames": [1], "split": "test",
+        },
+    ]  # fmt: skip
+    records = json.loads((out / "test.json").read_text(encoding="utf-8"))
+    assert records[1]["conversations"][0]["value"] == "<image>\n<image>\n请给出该甲状腺超声图像的诊断。"
+    exam = Exam.from_record(records[1])
+    assert exam.findings == "甲状腺右叶见低回声结节。" and exam.valid_frames == (1,)
+
+
+def test_english_reports_get_english_questions(tmp_path: Path) -> None:
+    _, out = imported(tmp_path, [{"id": "e", "image": "a.png", "site": "thyroid", "diagnosis": "Nodule."}])
+    assert [row["text"] for row in gold(out).values()] == ["Give the diagnosis of this thyroid ultrasound image."]
+
+
+def test_both_cue_versions_by_their_text(tmp_path: Path) -> None:
+    records = [
+        REPORT,
+        talk(
+            "t", "<image>\n有结节吗？", "有。", "结节在哪里？", "位于右叶。", "检查部位：甲状腺。大小？",
+            "甲状腺约5cm。", exam_id="T", site="甲状腺",
+        ),
+        talk("n", "<image>\n这是什么？", "肝脏。"),
+    ]  # fmt: skip
+    write_json(tmp_path / "exams.json", records)
+    arguments = ["exams", str(tmp_path / "exams.json"), "--out", str(tmp_path / "out"), "--site-cue", "both"]
+    assert run_import(*arguments)["versions"] == ["with_site", "without_site"]
+    named, bare = gold(tmp_path / "out" / "with_site"), gold(tmp_path / "out" / "without_site")
+    assert {key: (row["text"], row["answer"]) for key, row in named.items()} == {
+        "US-1-q1": ("请描述该甲状腺超声图像的所见。", "甲状腺右叶见低回声结节。"),
+        "US-1-q2": ("请给出该甲状腺超声图像的诊断。", "右叶结节。"),
+        "t-q1": ("检查部位：甲状腺。有结节吗？", "有。"),
+        "t-q2": ("检查部位：甲状腺。结节在哪里？", "位于右叶。"),
+        "t-q3": ("检查部位：甲状腺。大小？", "甲状腺约5cm。"),
+        "n-q1": ("这是什么？", "肝脏。"),
+    }
+    assert {key: (row["text"], row["answer"]) for key, row in bare.items()} == {
+        "US-1-q1": ("请描述该超声图像的所见。", "甲状腺右叶见低回声结节。"),
+        "US-1-q2": ("请给出该超声图像的诊断。", "检查部位：甲状腺。右叶结节。"),
+        "t-q1": ("有结节吗？", "有。"),  # a closed answer stays closed
+        "t-q2": ("结节在哪里？", "检查部位：甲状腺。位于右叶。"),
+        "t-q3": ("大小？", "甲状腺约5cm。"),
+        "n-q1": ("这是什么？", "肝脏。"),
+    }
+    assert named["t-q1"]["answer_type"] == bare["t-q1"]["answer_type"] == "CLOSED"
+    assert {key: row["split"] for key, row in named.items()} == {key: row["split"] for key, row in bare.items()}
+    files = [tmp_path / "out" / f"{cue}_site" / "import.json" for cue in ("with", "without")]
+    cards = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    assert cards[0]["split_hash"] == cards[1]["split_hash"]
+    assert cards[0]["notes"]["questions_without_site"] == 1
+
+
+def test_pictures_of_each_turn(tmp_path: Path) -> None:
+    texts = ("<image>\n<image>\n第一？", "甲。", "第二？", "乙。", "前<image>后<image>有别吗？", "丙。")
+    record = talk("p", *texts, "<image>", "丁。")
+    record["image"], record["valid_frames"] = list("abcde"), [1, 2]
+    _, out = imported(tmp_path, [record], "--split", "1,0,0")
+    rows = list(gold(out).values())
+    assert [row["image"] for row in rows] == [["a", "b"], ["a", "b"], ["c", "d"], "e"]
+    assert [row["text"] for row in rows] == ["第一？", "第二？", "前<image>后<image>有别吗？", "请描述该图像。"]
+    assert [row["valid_frames"] for row in rows] == [[1], [1], [0], []]
+
+
+def test_official_split_language_and_answer_type_of_the_record(tmp_path: Path) -> None:
+    records = [
+        talk("a", "<image>\nIs it cystic?", "Yes.", split="test"),
+        talk("b", "<image>\n是囊性吗？", "不是", split="train", answer_type="OPEN", lang="en"),
+    ]
+    card, out = imported(tmp_path, records)
+    rows = gold(out)
+    assert (rows["a-q1"]["split"], rows["a-q1"]["lang"], rows["a-q1"]["answer_type"]) == ("test", "en", "CLOSED")
+    assert (rows["b-q1"]["split"], rows["b-q1"]["lang"], rows["b-q1"]["answer_type"]) == ("train", "en", "OPEN")
+    assert card["split_rule"] == "official"
+    assert card["duplicates"]["pictures_in_several_splits"] == 1  # both are about a.png
+
+
+def test_records_without_text_and_other_languages_are_listed(tmp_path: Path) -> None:
+    records = [REPORT, {"id": "empty", "image": "a.png", "findings": ""}, talk("e", "<image>\nWhat?", "Liver.")]
+    card, out = imported(tmp_path, records, "--lang", "zh")
+    assert card["records"] == {"read": 3, "used": 1, "skipped": 1, "left_out": {"lang_en": 1}}
+    assert lines(out / "skipped.jsonl") == [{"place": "#1", "id": "empty", "reason": "no_text"}]
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([talk("a", "<image>\n问", "答", split="test"), talk("b", "<image>\n问", "答")], "sample b has no `split`"),
+        ([talk("a", "<image>\n问", "答", split="dev")], "`split` is 'dev'; allowed: train, validate, test"),
+        ([talk("a", "<image>\n问", "答", lang="fr")], "`lang` is 'fr'"),
+        ([talk("a", "<image>\n问", "答")] * 2, "sample a: the `id` stands at #0 already"),
+        ([talk("a", "<image>\n问", "答", "又问？")], "ends with a question that has no answer"),
+        ([talk("a", "问", "答")], "1 pictures and 0 <image> tokens"),
+        ([{**REPORT, "diagnosis": 3}], "`diagnosis` is of type int"),
+        ([{**REPORT, "valid_frames": [5]}], "`valid_frames` holds 5"),
+        (["x"], "must be an object"),
+        ({"exams": []}, "a list of records is needed"),
+    ],
+)
+def test_bad_manifests_are_refused(tmp_path: Path, records: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        imported(tmp_path, records)
+    assert not (tmp_path / "out").exists()
