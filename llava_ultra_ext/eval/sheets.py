@@ -1,0 +1,129 @@
+"""Questions as rows of numbers: everything that is read from texts, once, so that resampling is matrix products only.
+
+A `Sheet` holds one model's rows of one column family under one tokenizer, and knows how summed rows become figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from llava_ultra_ext.eval import llava_med, metrics
+from llava_ultra_ext.eval.closed import lmms_eval_same, same_answer
+from llava_ultra_ext.eval.gold import Gold
+from llava_ultra_ext.eval.metrics import FIGURES, Array
+from llava_ultra_ext.eval.normalize import normalise
+from llava_ultra_ext.eval.predictions import Answers
+from llava_ultra_ext.eval.tokenizers import Tokenize, tokenizer
+
+PROGRESS_FROM = 5000
+"""From this many questions on, scoring shows a progress bar."""
+
+OPEN, CLOSED, ALL = "open", "closed", "all"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One model's numbers.
+
+    Args:
+        path: where the figures stand in the scores file, under a model: ``("metrics", "strict", "char")``, or
+            ``("closed_accuracy",)`` for a sheet with one figure.
+        names: of the figures; one empty name for a sheet with one figure.
+        covers: which questions have rows: `OPEN`, `CLOSED` or `ALL`.
+        rows: (n, S).
+        figures: summed rows (R, S) and numbers of questions (R, 1) -> (R, len(names)), 0 to 100.
+    """
+
+    path: tuple[str, ...]
+    names: tuple[str, ...]
+    covers: str
+    rows: Array
+    figures: Callable[[Array, Array], Array]
+
+
+def make_sheets(golds: Sequence[Gold], models: Sequence[Answers], tokenizers: Sequence[str]) -> list[list[Sheet]]:
+    """The sheets of each model, all with one row for each question of their kind, in the order of `golds`.
+
+    Args:
+        golds: the questions that are scored; each model has an answer to each.
+        models: M models.
+        tokenizers: names.
+
+    Raises:
+        ValueError: an unknown tokenizer, or a library is missing.
+    """
+    asked = of_kind(golds, OPEN)
+    truths = [gold.answer for gold in asked]
+    answers = [[model.texts[gold.id] for gold in asked] for model in models]
+    sheets: list[list[Sheet]] = [[] for _ in models]
+    with tqdm(total=len(tokenizers), desc="columns", unit="tokenizer", disable=len(golds) < PROGRESS_FROM) as bar:
+        for name in tokenizers:
+            cut = tokenizer(name)
+            _add(sheets, ("metrics", "strict", name), _strict_rows(cut, answers, truths), metrics.figures)
+            _add(sheets, ("metrics", "llava_med", name), _llava_med_rows(cut, answers, truths), _means)
+            bar.update()
+    for model, own in zip(models, sheets, strict=True):
+        own += [_accuracy(golds, model, path, covers, same) for path, covers, same in _ACCURACIES]
+    return sheets
+
+
+_ACCURACIES: tuple[tuple[str, str, Callable[[str, str], bool]], ...] = (
+    ("closed_accuracy", CLOSED, same_answer),
+    ("lmms_eval_accuracy", ALL, lmms_eval_same),
+    ("llava_med_open_accuracy", OPEN, llava_med.open_hit),
+    ("llava_med_closed_accuracy", CLOSED, llava_med.open_hit),
+    ("llava_med_yes_no_accuracy", CLOSED, llava_med.yes_no_hit),
+)
+
+
+def of_kind(golds: Sequence[Gold], kind: str) -> list[Gold]:
+    """The questions that a sheet of this kind covers."""
+    return [gold for gold in golds if kind == ALL or gold.closed == (kind == CLOSED)]
+
+
+def _add(
+    sheets: Sequence[list[Sheet]],
+    path: tuple[str, ...],
+    rows: Sequence[Array],
+    figures: Callable[[Array, Array], Array],
+) -> None:
+    for own, of_model in zip(sheets, rows, strict=True):
+        own.append(Sheet(path, FIGURES, OPEN, of_model, figures))
+
+
+def _strict_rows(cut: Tokenize, answers: Sequence[Sequence[str]], truths: Sequence[str]) -> list[Array]:
+    """(n, metrics.STATISTICS) for each model."""
+    plain = [normalise(text) for text in truths]
+    tokens = [cut(text) for text in plain]  # once for all models
+    rows = []
+    for given in answers:
+        own = [normalise(text) for text in given]
+        pairs = zip(own, plain, tokens, strict=True)
+        rows.append([metrics.statistics(text == truth, cut(text), cells) for text, truth, cells in pairs])
+    return [np.array(of_model, dtype=np.float64).reshape(-1, metrics.STATISTICS) for of_model in rows]
+
+
+def _llava_med_rows(cut: Tokenize, answers: Sequence[Sequence[str]], truths: Sequence[str]) -> list[Array]:
+    """(n, 8) for each model."""
+    tokens = [cut(text.lower()) for text in truths]
+    rows = [
+        [llava_med.statistics(cut(text.lower()), cells) for text, cells in zip(given, tokens, strict=True)]
+        for given in answers
+    ]
+    return [np.array(of_model, dtype=np.float64).reshape(-1, len(FIGURES)) for of_model in rows]
+
+
+def _accuracy(
+    golds: Sequence[Gold], model: Answers, path: str, covers: str, same: Callable[[str, str], bool]
+) -> Sheet:
+    hits = [same(model.texts[gold.id], gold.answer) for gold in of_kind(golds, covers)]
+    return Sheet((path,), ("",), covers, np.array(hits, dtype=np.float64).reshape(-1, 1), _means)
+
+
+def _means(sums: Array, count: Array) -> Array:
+    means: Array = 100 * sums / count
+    return means

@@ -1,0 +1,95 @@
+"""How a text is cut before its words are compared. Chinese has no spaces, so every figure depends on this.
+
+==============  =====================================================================================================
+char            a Chinese character, a number (``3.5``), a word of Latin letters (``cm``, ``T2``), a sign is a token
+jieba           jieba with the dictionary of ultrasound terms that the package ships (``ultrasound_terms.txt``)
+jieba-plain     jieba as it is installed, for comparison with tables of others
+zh, 13a         sacrebleu's; ``13a`` leaves unspaced Chinese in one piece, so it is for English
+whitespace      nothing but spaces, as LLaVA-Med cuts
+==============  =====================================================================================================
+
+Our choice: ``char`` for Chinese, since jieba cuts ultrasound terms differently from one sentence to the next, and
+``13a`` for English, which is sacrebleu's default.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Callable
+from importlib import resources
+
+from llava_ultra_ext.eval.normalize import CJK
+
+Tokenize = Callable[[str], list[str]]
+
+DEFAULT = ("char", "jieba", "zh", "13a")
+"""Columns that are computed unless ``--tokenizer`` names others."""
+
+OF_LANGUAGE = {"zh": "char", "en": "13a"}
+"""The column that tables show for a language."""
+
+TERMS = "ultrasound_terms.txt"
+
+_CHAR = re.compile(rf"[{CJK}]|\d+(?:\.\d+)?|(?:(?![{CJK}])\w)+|\([+-]+\)|\S")
+
+
+def char(text: str) -> list[str]:
+    """Chinese characters one by one; Latin words and numbers whole."""
+    return _CHAR.findall(text)
+
+
+def whitespace(text: str) -> list[str]:
+    """What stands between spaces."""
+    return text.split()
+
+
+def _jieba(terms: bool) -> Tokenize:
+    try:
+        import jieba
+    except ImportError:
+        raise ValueError(_absent("jieba")) from None
+    jieba.setLogLevel(logging.WARNING)
+    cutter = jieba.Tokenizer()  # of our own: the module's default one may have been changed by the caller
+    if terms:
+        with resources.files(__package__).joinpath(TERMS).open("rb") as file:
+            cutter.load_userdict(file)
+    return lambda text: [token for token in cutter.lcut(text) if not token.isspace()]
+
+
+def _sacrebleu(name: str) -> Tokenize:
+    try:
+        from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+        from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
+    except ImportError:
+        raise ValueError(_absent("sacrebleu")) from None
+    cut = TokenizerZh() if name == "zh" else Tokenizer13a()
+    return lambda text: str(cut(text)).split()
+
+
+def _absent(package: str) -> str:
+    return f"{package} is not installed, which scoring needs. Install it: pip install 'llava_ultra_ext[eval]'"
+
+
+_MAKERS: dict[str, Callable[[], Tokenize]] = {
+    "char": lambda: char,
+    "jieba": lambda: _jieba(terms=True),
+    "jieba-plain": lambda: _jieba(terms=False),
+    "zh": lambda: _sacrebleu("zh"),
+    "13a": lambda: _sacrebleu("13a"),
+    "whitespace": lambda: whitespace,
+}
+NAMES = tuple(_MAKERS)
+
+
+@functools.cache
+def tokenizer(name: str) -> Tokenize:
+    """The tokenizer of a name.
+
+    Raises:
+        ValueError: there is none of that name, or its library is not installed.
+    """
+    if name not in _MAKERS:
+        raise ValueError(f"--tokenizer {name}: no such tokenizer. Known: {', '.join(NAMES)}.")
+    return _MAKERS[name]()

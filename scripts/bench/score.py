@@ -1,0 +1,111 @@
+"""What scoring costs: `llava-ultra score` with every column and 1,000 bootstrap resamples, at growing numbers of pairs.
+
+    python scripts/bench/score.py [--json FILE]
+
+Each size runs as a process of its own, three times; the median is reported, with the largest resident memory and the
+growth from size to size (1.0 is linear). Texts are made up: reports of about 90 Chinese characters, as long as OpenI's,
+for the open questions; a fifth of the questions is closed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SIZES = (5_000, 10_000, 20_000, 40_000)
+TARGET_PAIRS, TARGET_S, TARGET_MB = 20_000, 60.0, 1000.0
+CLAUSES = (
+    "甲状腺右叶中部见一低回声结节",
+    "边界清晰",
+    "边界不清",
+    "形态规则",
+    "大小约12mm×8mm",
+    "后方回声增强",
+    "CDFI：内见点状血流信号",
+    "左叶回声均匀",
+    "峡部未见明显异常",
+    "双侧颈部未见肿大淋巴结",
+    "肝实质回声增粗",
+    "胆囊壁毛糙，腔内见强回声光团，后伴声影",
+    "子宫前位，肌层回声不均匀",
+    "建议随访",
+)
+CLOSED = ("是", "不是", "有", "没有", "正常", "不正常")
+
+
+def report(generator: random.Random) -> str:
+    """About 90 characters."""
+    return "，".join(generator.choices(CLAUSES, k=10))[:95] + "。"
+
+
+def write_case(folder: Path, pairs: int, seed: int = 0) -> list[str]:
+    """A gold and an answers file of `pairs` questions; the command that scores them."""
+    generator = random.Random(seed)
+    files = [(folder / name).open("w", encoding="utf-8") for name in ("gold.jsonl", "answers.jsonl")]
+    for number in range(pairs):
+        closed = number % 5 == 0
+        texts = [generator.choice(CLOSED) if closed else report(generator) for _ in range(2)]
+        gold = {"question_id": number, "image": "x.png", "text": "请描述。", "answer": texts[0], "lang": "zh"}
+        gold |= {"answer_type": "CLOSED" if closed else "OPEN", "modality": generator.choice(("CT", "MRI", "X-Ray"))}
+        gold |= {"content_type": f"type{number % 10}"}
+        rows = [gold, {"question_id": number, "text": texts[1], "model_id": "m"}]
+        for file, row in zip(files, rows, strict=True):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    for file in files:
+        file.close()
+    command = [sys.executable, "-m", "llava_ultra_ext.cli", "score", "--gold", "gold.jsonl"]
+    return [*command, "--pred", "answers.jsonl", "--json", "scores.json", "--resamples", "1000"]
+
+
+def timed(command: list[str], folder: Path) -> tuple[float, float]:
+    """Wall seconds and largest resident megabytes of a process."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed with status {status} in {folder}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def measure(pairs: int, runs: int) -> dict[str, float]:
+    """One size."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = write_case(Path(folder), pairs)
+        figures = [timed(command, Path(folder)) for _ in range(runs)]
+    seconds = statistics.median(figure[0] for figure in figures)
+    return {"pairs": pairs, "seconds": round(seconds, 2), "peak_mb": round(max(figure[1] for figure in figures), 1)}
+
+
+def main() -> int:
+    """Command line; exit status 1 when the target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each size")
+    args = parser.parse_args()
+    rows = [measure(pairs, args.runs) for pairs in SIZES]
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before:
+            longer, more = row["seconds"] / before["seconds"], row["pairs"] / before["pairs"]
+            row["growth"] = round(math.log(longer) / math.log(more), 2)
+        print("  ".join(f"{key} {value}" for key, value in row.items()))
+    target = next(row for row in rows if row["pairs"] == TARGET_PAIRS)
+    met = target["seconds"] < TARGET_S and target["peak_mb"] < TARGET_MB
+    print(f"target {TARGET_PAIRS} pairs under {TARGET_S:.0f} s and {TARGET_MB:.0f} MB: {'met' if met else 'MISSED'}")
+    if args.json:
+        machine = f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}"
+        args.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
