@@ -167,7 +167,7 @@ def _refusal(paths: Sequence[str | Path], faults: Sequence[Sequence[Fault]]) -> 
             *(line for path, found in zip(paths, faults, strict=True) for line in _listing(path, found)),
             "Repair the files (an interrupted `llava-ultra answer` goes on when it is started again), or give "
             "--allow-missing: then only questions that every model answered are scored, of doubled answers the first, "
-            "and the counts stand in the table.",
+            "empty ones and those in another language as they stand, and the counts are printed with the table.",
         ]
     )
 

@@ -21,6 +21,7 @@ from llava_ultra_ext.data.tokenize import place_images
 LISTED = 10
 """How many bad questions an error shows."""
 
+
 @dataclass(frozen=True)
 class Question:
     """One line of a question file.

@@ -1,6 +1,6 @@
 """Scores of answers files against a gold file: ``llava-ultra score``. No model is loaded.
 
-    llava-ultra score --gold gold.jsonl --pred llava.jsonl --pred ultra.jsonl --json scores.json
+llava-ultra score --gold gold.jsonl --pred llava.jsonl --pred ultra.jsonl --json scores.json
 """
 
 from __future__ import annotations

@@ -127,9 +127,7 @@ def _subset(golds: Sequence[Gold], members: set[str]) -> _Subset:
     return subset
 
 
-def _measure(
-    sheets: Sequence[Sequence[Sheet]], subset: _Subset, resamples: int, seed: int
-) -> list[list[_Measured]]:
+def _measure(sheets: Sequence[Sequence[Sheet]], subset: _Subset, resamples: int, seed: int) -> list[list[_Measured]]:
     """Every sheet of every model on a subset, all models on the same resamples."""
     measured: list[list[_Measured]] = [[] for _ in sheets]
     for kind, (rows, exams) in subset.items():

@@ -117,9 +117,7 @@ def _llava_med_rows(cut: Tokenize, answers: Sequence[Sequence[str]], truths: Seq
     return [np.array(of_model, dtype=np.float64).reshape(-1, len(FIGURES)) for of_model in rows]
 
 
-def _accuracy(
-    golds: Sequence[Gold], model: Answers, path: str, covers: str, same: Callable[[str, str], bool]
-) -> Sheet:
+def _accuracy(golds: Sequence[Gold], model: Answers, path: str, covers: str, same: Callable[[str, str], bool]) -> Sheet:
     hits = [same(model.texts[gold.id], gold.answer) for gold in of_kind(golds, covers)]
     return Sheet((path,), ("",), covers, np.array(hits, dtype=np.float64).reshape(-1, 1), _means)
 

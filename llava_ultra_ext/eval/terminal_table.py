@@ -126,7 +126,7 @@ def _comparisons(scores: Scores, part: Part) -> list[str]:
         return []
     about = scores["settings"]["bootstrap"]
     lines = _wrapped(
-        f"paired bootstrap over questions ({about['resamples']} resamples, seed {about['seed']}; strict, tokenizer "
+        f"paired bootstrap over exams ({about['resamples']} resamples, seed {about['seed']}; strict, tokenizer "
         f"{part.tokenizer}; p is two-sided, not corrected for the number of comparisons)"
     )
     for pair in scores["comparisons"]:

@@ -108,9 +108,7 @@ def test_a_perfect_prediction_scores_100_and_an_empty_one_0(golds: list[str], na
 @pytest.mark.parametrize("name", DEFAULT)
 @settings(deadline=None, max_examples=40)
 @given(pairs=st.lists(st.tuples(TEXTS, GOLD), min_size=2, max_size=6), order=st.randoms())
-def test_the_order_of_questions_changes_nothing(
-    pairs: list[tuple[str, str]], order: random.Random, name: str
-) -> None:
+def test_the_order_of_questions_changes_nothing(pairs: list[tuple[str, str]], order: random.Random, name: str) -> None:
     shuffled = pairs.copy()
     order.shuffle(shuffled)
     assert figures(shuffled, name) == pytest.approx(figures(pairs, name), abs=1e-9)

@@ -23,9 +23,7 @@ _NOT_NEGATIONS = re.compile(
 )
 """Words for findings that look like a negation; 无气症 and 不吸收 are machine translations of atelectasis."""
 
-_NEGATION = re.compile(
-    "没|未|无|不(?:存在|能发现|见|伴|支持|包括|是|提示|显示|表明|符合|一定|到)|排除|缺乏|否认|阴性"
-)
+_NEGATION = re.compile("没|未|无|不(?:存在|能发现|见|伴|支持|包括|是|提示|显示|表明|符合|一定|到)|排除|缺乏|否认|阴性")
 
 _BORDER = re.compile(
     "[，,。；;！!？?：\n]|(?=但|然而|虽然|尽管|不过|(?<!排)除[^此外去]|只有|仅有|而(?!不|且)|并伴|伴有)"
