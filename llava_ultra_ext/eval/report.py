@@ -1,0 +1,223 @@
+"""Tables, a chart and a page of examples from scores: ``llava-ultra report``. No model is loaded.
+
+    llava-ultra report --scores slake.json --scores exams.json --title SLAKE-zh --title US-Exams --out report
+    llava-ultra report --scores exams.json --out report --gold gold.jsonl --pred llava.jsonl --pred ultra.jsonl \\
+        --image-folder images
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from llava_ultra_ext.data.json_lines import read_text
+from llava_ultra_ext.eval import tables
+from llava_ultra_ext.eval.gold import Gold, fingerprint, of_language, read_gold
+from llava_ultra_ext.eval.predictions import read_all
+from llava_ultra_ext.eval.score import answered
+from llava_ultra_ext.eval.scores import FORMAT
+from llava_ultra_ext.eval.table_rows import Scores
+from llava_ultra_ext.eval.whole_file import write_whole
+
+logger = logging.getLogger(__name__)
+
+EXAMPLES = 200
+"""How many examples the page holds unless ``--examples`` says otherwise."""
+
+_NEEDED: dict[str, type] = {"gold": dict, "settings": dict, "models": list, "comparisons": list}
+_GENERIC = ("gold", "test_gold")  # names of gold files that say nothing of the data set
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the report's files and say which.
+
+    Raises:
+        ValueError: a flag or file is unusable, files do not belong together, or a library is missing.
+    """
+    args = _parser().parse_args(argv)
+    _check(args)
+    datasets = _datasets(args.scores, args.title or ())
+    out = Path(args.out).expanduser()
+    files: dict[str, Callable[[], str | bytes]] = {
+        "table.md": lambda: tables.markdown(datasets, args.layout),
+        "table.tex": lambda: tables.latex(datasets, args.layout),
+        "scores.json": lambda: _json(datasets),
+        "chart.png": lambda: _chart(datasets),
+    }
+    if args.gold:
+        page = _page(args, datasets)
+        files["examples.html"] = lambda: page
+    # Everything is made before anything is written: a report is of one state.
+    contents = {name: make() for name, make in files.items()}
+    for name, content in contents.items():
+        write_whole(out / name, content)
+        sys.stdout.write(f"wrote {out / name}\n")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Flags that do not fit.
+
+    Raises:
+        ValueError: the first one.
+    """
+    if args.title and len(args.title) != len(args.scores):
+        raise ValueError(
+            f"--title: {len(args.title)} titles for {len(args.scores)} scores files. Give one --title for each "
+            "--scores, or none."
+        )
+    if bool(args.gold) != bool(args.pred):
+        given, other = ("--gold", "--pred") if args.gold else ("--pred", "--gold")
+        raise ValueError(f"{given} without {other}: the page of examples needs both. Give {other} too, or neither.")
+    if not args.gold and (args.image_folder or args.name or args.lang):
+        raise ValueError("--image-folder, --name and --lang are for the page of examples. Give --gold and --pred too.")
+    if args.examples < 1:
+        raise ValueError(f"--examples {args.examples}: must be 1 or more.")
+    if args.image_folder and not Path(args.image_folder).expanduser().is_dir():
+        raise ValueError(f"--image-folder {args.image_folder}: is no folder. Give the one where picture names start.")
+    out = Path(args.out).expanduser()
+    blocking = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+    if blocking is not None:
+        raise ValueError(f"--out {args.out}: {blocking} is a file. Give a folder; it is made where there is none.")
+
+
+def _datasets(paths: Sequence[str], titles: Sequence[str]) -> list[tuple[str, Scores]]:
+    """Titles and scores; titles that are made up from file names are told apart by numbers."""
+    scores = [read_scores(path) for path in paths]
+    if titles:
+        return list(zip(titles, scores, strict=True))
+    seen: Counter[str] = Counter()
+    datasets = []
+    for path, own in zip(paths, scores, strict=True):
+        title = _title(path, own)
+        seen[title] += 1
+        datasets.append((f"{title} ({seen[title]})" if seen[title] > 1 else title, own))
+    return datasets
+
+
+def read_scores(path: str | Path) -> Scores:
+    """A scores file of `llava-ultra score`.
+
+    Raises:
+        ValueError: it is none, or of another version.
+    """
+    make = "Make one with: llava-ultra score --gold … --pred … --json FILE"
+    try:
+        content = json.loads(read_text(path, "--scores", "a scores file"))
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError(f"--scores {path}: is not JSON. {make}") from None
+    given = content.get("format") if isinstance(content, Mapping) else None
+    if isinstance(given, str) and given != FORMAT:
+        raise ValueError(f"--scores {path}: has the format {given}; this release reads {FORMAT}. {make}")
+    if given != FORMAT or any(not isinstance(content.get(key), kind) for key, kind in _NEEDED.items()):
+        raise ValueError(f"--scores {path}: is no scores file. {make}")
+    if not content["models"]:
+        raise ValueError(f"--scores {path}: holds no model. {make}")
+    return dict(content)
+
+
+def _title(path: str, scores: Scores) -> str:
+    """The gold file's name; where that says nothing, the scores file's name, then its folder's."""
+    names = (Path(scores["gold"]["file"]).stem, Path(path).stem, Path(path).expanduser().resolve().parent.name)
+    return next((name for name in names if name and name not in (*_GENERIC, "scores")), names[0])
+
+
+def _json(datasets: Sequence[tuple[str, Scores]]) -> str:
+    content = {"datasets": [{"title": title, "scores": scores} for title, scores in datasets]}
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+
+def _chart(datasets: Sequence[tuple[str, Scores]]) -> bytes:
+    from llava_ultra_ext.eval.chart import png
+
+    return png(datasets)
+
+
+def _page(args: argparse.Namespace, datasets: Sequence[tuple[str, Scores]]) -> str:
+    """The page of examples.
+
+    Raises:
+        ValueError: the files are unusable, or do not belong to any of the scores.
+    """
+    from llava_ultra_ext.eval.examples_page import page
+
+    golds = read_gold(args.gold)
+    scored = of_language(golds, args.lang)
+    others = frozenset(gold.id for gold in golds) - {gold.id for gold in scored}
+    # What is wrong with the answers was said, or let pass, when they were scored.
+    models = read_all(args.pred, scored, names=args.name or (), others=others, allow_missing=True)
+    common = answered(scored, models)
+    title, scores = _belonging(args, datasets, scored, common)
+    known = [model["name"] for model in scores["models"]]
+    for path, model in zip(args.pred, models, strict=True):
+        if model.name not in known:
+            raise ValueError(
+                f"--pred {path}: its model {model.name} is not in --scores, which holds {', '.join(known)}. "
+                "Give the names they have there, one --name for each --pred."
+            )
+    if not args.image_folder and any(gold.images for gold in common):
+        logger.warning("--image-folder is not given: the page of examples shows no pictures.")
+    folder = str(Path(args.image_folder).expanduser()) if args.image_folder else None
+    return page(
+        common,
+        models,
+        title=title,
+        shown=scores["settings"]["shown"],
+        image_folder=folder,
+        count=args.examples,
+        seed=args.seed,
+    )
+
+
+def _belonging(
+    args: argparse.Namespace, datasets: Sequence[tuple[str, Scores]], scored: list[Gold], common: list[Gold]
+) -> tuple[str, Scores]:
+    """The scores that were computed on these questions.
+
+    Raises:
+        ValueError: there are none.
+    """
+    prints = (fingerprint(common), fingerprint(scored))
+    found = next((own for own in datasets if own[1]["gold"].get("fingerprint") in prints), None)
+    if found is None:
+        raise ValueError(
+            f"--gold {args.gold}: none of the --scores was computed on its questions (fingerprint {prints[0]}). "
+            "Give the same --gold, --pred and --lang as to `llava-ultra score`."
+        )
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llava-ultra report",
+        description="Markdown and LaTeX tables, a chart and, with --gold and --pred, a page of examples from scores.",
+    )
+    add = parser.add_argument
+    add("--scores", required=True, action="append", help="of llava-ultra score --json; again for each data set")
+    add("--title", action="append", help="the data set's, once for each --scores; default: the gold file's name")
+    add("--out", required=True, help="folder for table.md, table.tex, scores.json, chart.png, examples.html")
+    add(
+        "--layout",
+        choices=tables.LAYOUTS,
+        default="main",
+        help="main: data sets and models; ablation: one data set, differences to the first model (default: main)",
+    )
+    add("--gold", help="for the page of examples: the gold file of one of the scores")
+    add("--pred", action="append", help="for the page: an answers file; again for each further model")
+    add("--name", action="append", help="the model's name in the scores, once for each --pred; default: its model_id")
+    add("--lang", choices=("zh", "en"), help="the language that was scored, if --lang was given then")
+    add("--image-folder", help="where the gold file's picture names start; without it the page has no pictures")
+    add("--examples", type=int, default=EXAMPLES, help="how many the page holds at most (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the choice of examples")
+    return parser
+
+
+if __name__ == "__main__":
+    from llava_ultra_ext.cli import main as command
+
+    raise SystemExit(command(["report", *sys.argv[1:]]))

@@ -1,0 +1,156 @@
+"""`llava-ultra report` from files to files, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eval_files import answer_line, gold_line, write_lines
+from small_scores import block, scores
+
+from llava_ultra_ext import cli
+from llava_ultra_ext.eval import report
+
+TWO = (("llava", block(50.0, 70.0)), ("ultra", block(60.5, 71.0)))
+GOLD = [
+    gold_line(1, "左肺", lang="zh", answer_type="OPEN"),
+    gold_line(2, "没有", lang="zh", answer_type="CLOSED"),
+    gold_line(3, "left lung", lang="en", answer_type="OPEN", text="Where?"),
+]
+ANSWERS = [answer_line(1, "右肺"), answer_line(2, "没有"), answer_line(3, "left lung")]
+
+
+def write_scores(path: Path, content: Any) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """A gold file, an answers file and their scores."""
+    gold, pred = (str(write_lines(tmp_path / f"{name}.jsonl", rows)) for name, rows in (("g", GOLD), ("p", ANSWERS)))
+    made = str(tmp_path / "s.json")
+    assert cli.main(["score", "--gold", gold, "--pred", pred, "--json", made, "--resamples", "20"]) == 0
+    return {"gold": gold, "pred": pred, "scores": made, "out": str(tmp_path / "out")}
+
+
+def test_writes_tables_scores_and_chart_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = scores(*TWO)
+    a, b = write_scores(tmp_path / "a.json", content), write_scores(tmp_path / "b.json", content)
+    out = tmp_path / "new" / "report"
+    assert report.main(["--scores", a, "--scores", b, "--title", "甲", "--title", "乙", "--out", str(out)]) == 0
+    names = ["table.md", "table.tex", "scores.json", "chart.png"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)  # nothing temporary is left
+    assert capsys.readouterr().out.splitlines() == [f"wrote {out / name}" for name in names]
+    merged = json.loads((out / "scores.json").read_text(encoding="utf-8"))
+    assert merged == {"datasets": [{"title": "甲", "scores": content}, {"title": "乙", "scores": content}]}
+    assert "| **甲** |" in (out / "table.md").read_text(encoding="utf-8")
+    assert r"\textit{乙}" in (out / "table.tex").read_text(encoding="utf-8")
+    assert (out / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("gold", "paths", "titles"),
+    [
+        ("slake_zh.jsonl", ["x.json"], ["slake_zh"]),
+        ("gold.jsonl", ["openi.json"], ["openi"]),
+        ("test_gold.jsonl", ["exams/scores.json"], ["exams"]),
+        ("test.jsonl", ["a.json", "b.json"], ["test", "test (2)"]),
+    ],
+)
+def test_titles_come_from_file_names(tmp_path: Path, gold: str, paths: list[str], titles: list[str]) -> None:
+    flags = [flag for path in paths for flag in ("--scores", write_scores(tmp_path / path, scores(*TWO, file=gold)))]
+    report.main([*flags, "--out", str(tmp_path / "out")])
+    merged = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    assert [entry["title"] for entry in merged["datasets"]] == titles
+
+
+def test_layout_reaches_the_tables(tmp_path: Path) -> None:
+    path = write_scores(tmp_path / "a.json", scores(*TWO))
+    report.main(["--scores", path, "--layout", "ablation", "--out", str(tmp_path)])
+    assert "<sub>+10.5</sub>" in (tmp_path / "table.md").read_text(encoding="utf-8")
+
+
+def test_gold_and_answers_make_the_page_of_examples(files: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    flags = ["--scores", files["scores"], "--gold", files["gold"], "--pred", files["pred"], "--out", files["out"]]
+    report.main([*flags, "--examples", "2", "--title", "SLAKE"])
+    html = (Path(files["out"]) / "examples.html").read_text(encoding="utf-8")
+    assert html.count("<article") == 2 and "Examples: SLAKE" in html and "2 of 3 questions" in html
+    assert str(Path(files["gold"]).parent) not in html
+    assert "--image-folder is not given" in caplog.text
+
+
+def test_the_page_is_about_the_scored_questions(tmp_path: Path, files: dict[str, str]) -> None:
+    pred = str(write_lines(tmp_path / "zh.jsonl", [answer_line(1, "左肺")]))
+    made = str(tmp_path / "zh.json")
+    common = ["--gold", files["gold"], "--pred", pred, "--lang", "zh"]
+    assert cli.main(["score", *common, "--allow-missing", "--json", made, "--resamples", "0"]) == 0
+    report.main(["--scores", files["scores"], "--scores", made, *common, "--out", files["out"]])
+    html = (Path(files["out"]) / "examples.html").read_text(encoding="utf-8")
+    assert html.count("<article") == 1 and "Examples: g (2)" in html
+    table = (Path(files["out"]) / "table.md").read_text(encoding="utf-8")
+    assert "g (2), llava-ultra: 1 questions without answer" in table
+
+
+def refused(*flags: str) -> str:
+    with pytest.raises(ValueError) as caught:
+        report.main(flags)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100000, "is not JSON"),
+        ([], "is no scores file"),
+        ({"datasets": []}, "is no scores file"),
+        ({"format": "ultra_scores/1"}, "is no scores file"),
+        (
+            {**scores(*TWO), "format": "ultra_scores/2"},
+            "has the format ultra_scores/2; this release reads ultra_scores/1",
+        ),
+        ({**scores(*TWO), "models": []}, "holds no model"),
+    ],
+)
+def test_files_that_are_no_scores_are_refused(tmp_path: Path, content: Any, said: str) -> None:
+    path = write_scores(tmp_path / "s.json", content)
+    message = refused("--scores", path, "--out", str(tmp_path / "out"))
+    assert said in message and "llava-ultra score" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = write_scores(tmp_path / "s.json", scores(*TWO))
+    base = ("--scores", path, "--out", str(tmp_path / "out"))
+    assert "2 titles for 1 scores files" in refused(*base, "--title", "a", "--title", "b")
+    assert "--pred without --gold" in refused(*base, "--pred", "p")
+    assert "--gold without --pred" in refused(*base, "--gold", "g")
+    assert "Give --gold and --pred too" in refused(*base, "--image-folder", str(tmp_path))
+    assert "must be 1 or more" in refused(*base, "--gold", "g", "--pred", "p", "--examples", "0")
+    assert "is no folder" in refused(*base, "--gold", "g", "--pred", "p", "--image-folder", str(tmp_path / "none"))
+    assert "s.json is a file. Give a folder" in refused("--scores", path, "--out", path)
+    assert "s.json is a file. Give a folder" in refused("--scores", path, "--out", f"{path}/sub")
+    assert "cannot be read" in refused("--scores", str(tmp_path / "none.json"), "--out", str(tmp_path / "out"))
+    assert "shows one data set, 2 are given" in refused(*base, "--scores", path, "--layout", "ablation")
+
+
+def test_answers_and_gold_must_belong_to_the_scores(tmp_path: Path, files: dict[str, str]) -> None:
+    base = ("--scores", files["scores"], "--out", files["out"], "--pred", files["pred"])
+    message = refused(*base, "--gold", files["gold"], "--name", "other")
+    assert "its model other is not in --scores, which holds llava-ultra" in message
+    changed = [{**GOLD[0], "answer": "右肺"}, *GOLD[1:]]
+    other = str(write_lines(tmp_path / "other.jsonl", changed))
+    assert "none of the --scores was computed on its questions" in refused(*base, "--gold", other)
+    assert "same --gold, --pred and --lang" in refused(*base, "--gold", files["gold"], "--lang", "zh")
+    assert not Path(files["out"]).exists()
+
+
+def test_a_library_that_is_missing_leaves_no_half_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    path = write_scores(tmp_path / "s.json", scores(*TWO))
+    assert "llava_ultra_ext[eval]" in refused("--scores", path, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
