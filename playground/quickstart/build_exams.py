@@ -10,7 +10,8 @@ Held out: cine windows and mixed exams whose cine frames are the last quarter of
 those frames. Stills are too few to be held out. The sources are different patients, so a mixed exam is no real exam.
 
 Written to DIR: `frames/*.png`, `stage1.json`, `stage2.json` (training), `questions.jsonl`, `gold.jsonl` (all held-out
-exams and a few of training), `sources.json` (what came from which file; what was skipped and why).
+exams and a few of training), `held_out.json` (a manifest with every question of every held-out exam, for `llava-ultra
+import exams`), `sources.json` (what came from which file; what was skipped and why).
 """
 
 from __future__ import annotations
@@ -164,6 +165,31 @@ def gold_lines(exams: Sequence[Exam], per_exam: int, seen: int) -> list[dict[str
     return lines
 
 
+def held_out_records(exams: Sequence[Exam]) -> list[dict[str, Any]]:
+    """A manifest of the held-out exams, a record a question."""
+    records = []
+    for exam in exams:
+        pixels = exam.valid_pixels()
+        findings = demo_texts.findings(exam.source, pixels)
+        for position, (text, answer, answer_type) in enumerate(demo_texts.questions(exam.source, pixels), start=1):
+            asked = {"from": "human", "value": "<image>\n" * len(exam.frames) + text}
+            records.append(
+                {
+                    "id": f"{exam.exam_id}-{position}",
+                    "exam_id": exam.exam_id,
+                    "image": [frame.path for frame in exam.frames],
+                    "modality": "ultrasound",
+                    "findings": findings,
+                    "valid_frames": exam.valid,
+                    "split": "test",
+                    "content_type": exam.kind,
+                    "answer_type": answer_type,
+                    "conversations": [asked, {"from": "gpt", "value": answer}],
+                }
+            )
+    return records
+
+
 def build(
     out: Path, cine_exams: int = 32, mixed_exams: int = 48, per_exam: int = 2, seen: int = 6, seed: int = 0
 ) -> dict[str, Any]:
@@ -182,6 +208,8 @@ def build(
         generator = np.random.default_rng((seed, stage))
         samples = [training_sample(exam, stage, generator) for exam in train]
         _write(out / f"stage{stage}.json", json.dumps(samples, ensure_ascii=False, indent=1))
+    held_out = held_out_records([exam for exam in exams if exam.split == "test"])
+    _write(out / "held_out.json", json.dumps(held_out, ensure_ascii=False, indent=1))
     gold = gold_lines(exams, per_exam, seen)
     asked = [{key: line[key] for key in ("question_id", "exam_id", "image", "text")} for line in gold]
     for name, lines in (("questions.jsonl", asked), ("gold.jsonl", gold)):

@@ -17,6 +17,7 @@ pytest.importorskip("data_store", reason="the quick start's pictures come with p
 import build_exams  # noqa: E402
 import demo_texts  # noqa: E402
 from dicom_frames import Source, collect_sources, local_files, to_rgb  # noqa: E402
+from llava_ultra_ext import cli  # noqa: E402
 
 
 def _no_network(*_args, **_kwargs):
@@ -134,6 +135,25 @@ def test_questions_are_gold_without_the_answers(built, gold):
     assert len({line["question_id"] for line in gold}) == len(gold) == 2 * 6 + 6
     assert not any("answer" in line or "valid_frames" in line or "<image>" in line["text"] for line in asked)
     assert len({line["text"] for line in gold}) == 5
+
+
+def test_the_held_out_manifest_asks_every_question_of_every_held_out_exam(built, gold, tmp_path):
+    out, summary = built
+    records = json.loads((out / "held_out.json").read_text(encoding="utf-8"))
+    held_out = {exam["exam_id"]: exam["kind"] for exam in summary["exams"] if exam["split"] == "test"}
+    assert Counter(record["exam_id"] for record in records) == dict.fromkeys(held_out, 5)
+    assert all(record["content_type"] == held_out[record["exam_id"]] for record in records)
+    answers = {(line["exam_id"], line["text"]): line["answer"] for line in gold}
+    asked = [
+        (record["exam_id"], record["conversations"][0]["value"].replace("<image>\n", ""), record["conversations"][1])
+        for record in records
+    ]
+    both = [(answers[exam, text], answer["value"]) for exam, text, answer in asked if (exam, text) in answers]
+    assert len(both) == 2 * len(held_out) and all(one == other for one, other in both)
+    imported = tmp_path / "data"
+    assert cli.main(["import", "exams", str(out / "held_out.json"), "--out", str(imported)]) == 0
+    lines = (imported / "test_gold.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["exam_id"] for line in lines] == [record["exam_id"] for record in records]
 
 
 def test_the_same_seed_gives_the_same_plan_and_another_seed_another(built):
