@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from llava_ultra_ext.data.exam import Exam
+from llava_ultra_ext.data.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -194,13 +195,11 @@ def merge_parts(path: str | Path) -> FrameScores:
     for item in read:
         for key, row in item.scores.items():
             merged.setdefault(key, {}).update(row)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(json.dumps({"format": FORMAT, **asdict(read[0].header)}) + "\n")
-        for key, row in merged.items():
-            scores = [None if math.isnan(score) else score for score in row.values()]
-            file.write(json.dumps({"exam_id": key, "images": list(row), "scores": scores}, ensure_ascii=False) + "\n")
-    os.replace(partial, target)
+    lines = [json.dumps({"format": FORMAT, **asdict(read[0].header)})]
+    for key, row in merged.items():
+        scores = [None if math.isnan(score) else score for score in row.values()]
+        lines.append(json.dumps({"exam_id": key, "images": list(row), "scores": scores}, ensure_ascii=False))
+    write_whole(target, "".join(f"{line}\n" for line in lines))
     for part in parts:
         part.unlink()
     return FrameScores(read[0].header, merged)

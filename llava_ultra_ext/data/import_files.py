@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_ultra_ext.data.exam import IMAGE_TOKEN, Exam
+from llava_ultra_ext.data.gold_record import BadGold, read_record
 from llava_ultra_ext.data.sources.source import SPLITS, Item
 
 FORMAT = "ultra_import/1"
@@ -65,6 +66,16 @@ def gold_record(item: Item, split: str) -> dict[str, Any]:
         **_known(valid_frames=item.valid_frames, other_answers=item.other_answers),
         "split": split,
     }
+
+
+def gold_fault(item: Item) -> str:
+    """Why `llava-ultra score` would refuse an item's gold line, whatever its split; empty: it would not."""
+    try:
+        for split in SPLITS:
+            read_record(gold_record(item, split), line=1)
+    except BadGold as fault:
+        return fault.reason
+    return ""
 
 
 def write_splits(folder: Path, items: Mapping[str, Iterable[Item]]) -> None:

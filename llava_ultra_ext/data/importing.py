@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_ultra_ext.data.duplicates import Duplicates, Picture, find_duplicates, look_at
-from llava_ultra_ext.data.import_files import check_out, whole_folder, write_card, write_lines, write_splits
+from llava_ultra_ext.data.import_files import check_out, gold_fault, whole_folder, write_card, write_lines, write_splits
 from llava_ultra_ext.data.sources import SOURCES
 from llava_ultra_ext.data.sources.source import ANSWER_TYPES, LANGUAGES, SPLITS, Item, Reading, Skipped
 from llava_ultra_ext.data.splits import make_split, parse_shares, split_hash
@@ -57,18 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = Path(options.out).expanduser()
     check_out(out, options.source)
     reading: Reading = importlib.import_module(SOURCES[options.source]).read(options)
+    no_gold = _without_gold_faults(reading)
     any_version = next(iter(reading.versions.values()))
     pictures = look_at(reading.image_folder, dict.fromkeys(name for item in any_version for name in item.images))
     splits = _splits(any_version, pictures, shares, options)
     duplicates = find_duplicates(any_version, splits, pictures)
     missing = _missing(any_version, pictures)
-    skipped = list(reading.skipped)
+    skipped = [*reading.skipped, *no_gold]
     if options.skip_missing:
-        skipped += _left_out(any_version, pictures)
+        skipped += _skipped_for_pictures(any_version, pictures)
     texts = []
     with whole_folder(out) as folder:
         for name, items in reading.versions.items():
-            version = _version(items, splits, pictures, reading, options)
+            version = _version(items, splits, pictures, reading, no_gold, options)
             version.card["duplicates"] = _duplicate_counts(duplicates)
             version.card["missing_pictures"] = len(missing)
             _write(folder / name, version, missing, duplicates, skipped)
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         source.add_argument(
             "--skip-missing",
             action="store_true",
-            help="leave out questions with a missing or broken picture (they are listed, and kept)",
+            help="leave out questions with a missing or broken picture (without the flag they are listed and kept)",
         )
     return parser
 
@@ -131,8 +132,20 @@ def _whole(item: Item, pictures: Mapping[str, Picture]) -> bool:
     return all(pictures[name].fault is None for name in item.images)
 
 
-def _left_out(items: Iterable[Item], pictures: Mapping[str, Picture]) -> list[Skipped]:
+def _skipped_for_pictures(items: Iterable[Item], pictures: Mapping[str, Picture]) -> list[Skipped]:
     return [Skipped("question", item.id, "missing_picture") for item in items if not _whole(item, pictures)]
+
+
+def _without_gold_faults(reading: Reading) -> list[Skipped]:
+    """Take out the questions that `llava-ultra score` would refuse, from all versions alike; return them."""
+    reasons: dict[int | str, str] = {}
+    for items in reading.versions.values():
+        for item in items:
+            if item.id not in reasons and (reason := gold_fault(item)):
+                reasons[item.id] = reason
+    for name, items in reading.versions.items():
+        reading.versions[name] = [item for item in items if item.id not in reasons]
+    return [Skipped("question", key, reason) for key, reason in reasons.items()]
 
 
 def _version(
@@ -140,11 +153,12 @@ def _version(
     splits: Mapping[str, str],
     pictures: Mapping[str, Picture],
     reading: Reading,
+    no_gold: Sequence[Skipped],
     options: argparse.Namespace,
 ) -> Version:
     kept = [item for item in items if not options.skip_missing or _whole(item, pictures)]
     if not kept:
-        reasons = Counter(skip.reason for skip in reading.skipped) + reading.left_out
+        reasons = Counter(skip.reason for skip in (*reading.skipped, *no_gold)) + reading.left_out
         reasons["missing_picture"] += len(items)
         listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items() if count)
         raise ValueError(f"{options.source}: no question is left to write ({listed}). Check --image-folder and --lang.")
@@ -156,18 +170,23 @@ def _version(
     for item in kept:
         by_split[item.split or splits[item.study]].append(item)
     present = {split: found for split, found in by_split.items() if found}
-    return Version(present, _card(present, len(items), reading, options))
+    return Version(present, _card(present, len(items), reading, no_gold, options))
 
 
 def _card(
-    present: Mapping[str, Sequence[Item]], questions: int, reading: Reading, options: argparse.Namespace
+    present: Mapping[str, Sequence[Item]],
+    questions: int,
+    reading: Reading,
+    no_gold: Sequence[Skipped],
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
     """``import.json``, but for what is known of the pictures.
 
     Args:
         present: split -> its questions.
-        questions: how many the source has, before any is left out for its pictures.
+        questions: how many can be asked, before any is left out for its pictures.
         reading: the source, read.
+        no_gold: questions that cannot be scored, besides `questions`.
         options: the command line.
     """
     written = sum(map(len, present.values()))
@@ -183,8 +202,9 @@ def _card(
             "left_out": dict(reading.left_out),
         },
         "questions": {
-            "read": questions,
+            "read": questions + len(no_gold),
             "written": written,
+            "skipped_as_no_gold": dict(Counter(skip.reason for skip in no_gold)),
             "skipped_for_missing_pictures": questions - written,
         },
         "counts": {split: _counts(found) for split, found in present.items()},
@@ -250,6 +270,9 @@ def _table(version: Version, folder: Path) -> str:
     records, duplicates = card["records"], card["duplicates"]
     left_out = "".join(f", {reason} {count}" for reason, count in records["left_out"].items())
     lines += [f"{key.replace('_', ' ')}: {count}" for key, count in card["notes"].items() if count]
+    if no_gold := card["questions"]["skipped_as_no_gold"]:
+        listed = ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in no_gold.items())
+        lines.append(f"questions left out, since scoring would refuse them: {listed}")
     return "\n".join(
         [
             *lines,

@@ -13,6 +13,7 @@ from typing import Any
 
 from llava_ultra_ext.data.exam import BadSample, Exam
 from llava_ultra_ext.data.pictures import Fault, check_pictures, inside_folder
+from llava_ultra_ext.data.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +48,8 @@ class BadSamples:
 
     def write(self, path: str | Path) -> None:
         """Write the report as JSON lines (id, reason, message); it identifies nobody beyond the sample id."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
-        with open(partial, "w", encoding="utf-8") as file:
-            for sample in self.samples:
-                row = {"id": sample.sample_id, "reason": sample.reason, "message": sample.message}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(partial, target)
+        rows = [{"id": bad.sample_id, "reason": bad.reason, "message": bad.message} for bad in self.samples]
+        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_records(path: str | Path) -> list[Any]:

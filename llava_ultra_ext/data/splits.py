@@ -1,4 +1,8 @@
-"""A split into train, validate and test that a study's own id decides, so that new studies move no old ones."""
+"""A split into train, validate and test that a study's own id decides.
+
+So new studies move no old ones, unless they share a picture with them: studies that share one go together, to where the
+smallest of their ids goes, which may be the new one's.
+"""
 
 from __future__ import annotations
 

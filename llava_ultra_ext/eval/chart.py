@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_ultra_ext.eval.normalize import has_chinese
+from llava_ultra_ext.data.languages import has_chinese
 from llava_ultra_ext.eval.table_rows import Datasets, Part, Scores, faults, figure, parts, shown
-from llava_ultra_ext.eval.whole_file import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,21 +30,15 @@ _WIDEST = 0.4
 _LABELLED = 4  # models up to which each bar has its figure written above it
 
 
-def draw(datasets: Datasets, path: str | Path) -> None:
-    """Write the chart.
+def png(datasets: Datasets) -> bytes:
+    """The chart as a PNG file's content.
 
     Args:
         datasets: titles and scores.
-        path: the PNG file.
 
     Raises:
         ValueError: matplotlib is not installed.
     """
-    write_whole(path, png(datasets))
-
-
-def png(datasets: Datasets) -> bytes:
-    """The chart as a PNG file's content; errors as for `draw`."""
     buffer = io.BytesIO()
     make_figure(datasets).savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()

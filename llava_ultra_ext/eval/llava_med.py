@@ -92,7 +92,7 @@ def sentence_bleu(predicted: Sequence[str], gold: Sequence[str]) -> list[float]:
 
 
 def statistics(predicted: Sequence[str], gold: Sequence[str]) -> list[float]:
-    """One question's eight figures in the order of `metrics.FIGURES`, 0 to 1.
+    """One question's figures in the order of `metrics.FIGURES`, 0 to 1.
 
     Args:
         predicted: tokens of the answer as a tokenizer gives them, not normalised.

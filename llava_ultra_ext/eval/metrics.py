@@ -23,8 +23,11 @@ MAX_ORDER = 4
 BLEU_ORDERS = (1, 2, 3, MAX_ORDER)
 SMOOTHING = "exp"
 
-STATISTICS = 4 + 2 * MAX_ORDER + 2
-"""Numbers a question: em, f1, precision, recall; n-grams that match, n-grams, of order 1 to 4; both lengths."""
+MEANS = len(FIGURES) - len(BLEU_ORDERS)
+"""So many of `FIGURES`, the first ones, are means over questions; the others are BLEU of `BLEU_ORDERS`."""
+
+STATISTICS = MEANS + 2 * MAX_ORDER + 2
+"""Numbers a question: the `MEANS`; n-grams that match, n-grams, of order 1 to `MAX_ORDER`; both lengths."""
 
 
 def overlap(predicted: Sequence[str], gold: Sequence[str]) -> tuple[float, float, float]:
@@ -75,14 +78,14 @@ def figures(sums: Array, count: Array) -> Array:
         count: (R, 1) questions in each sample, at least 1.
 
     Returns:
-        (R, 8) in the order of `FIGURES`, 0 to 100.
+        (R, len(FIGURES)) in their order, 0 to 100.
     """
-    counts = sums[:, 4:]
+    counts = sums[:, MEANS:]
     if len(counts) == 1:
         bleu = [np.array([reported_bleu(counts[0], order)]) for order in BLEU_ORDERS]
     else:
         bleu = [corpus_bleu(counts, order) for order in BLEU_ORDERS]
-    return np.column_stack([100 * sums[:, :4] / count, *bleu])
+    return np.column_stack([100 * sums[:, :MEANS] / count, *bleu])
 
 
 def corpus_bleu(counts: Array, order: int) -> Array:

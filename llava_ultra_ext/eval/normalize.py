@@ -9,42 +9,33 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from llava_ultra_ext.data.languages import BRACKETED_SIGN, CJK, SIGNS
+
 RULE = (
-    "NFKC, lower case, x or * between numbers read as ×, punctuation to spaces except decimal points, %, signs and "
-    "bracketed signs such as (+), one leading English article dropped, spaces beside Chinese characters dropped"
+    "NFKC, lower case, x or * between numbers (also after mm or cm) read as ×, punctuation to spaces except decimal "
+    "points, %, + and the like, bracketed signs such as (-) and a minus that ends the text, one leading English "
+    "article dropped, spaces beside Chinese characters dropped"
 )
 
-CJK = r"\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""Characters that are words of their own in a text without spaces, for use in a regular expression's brackets."""
-
-_TIMES = re.compile(r"(?<=\d)\s*[x*×]\s*(?=\d)")
-# Kept: (+) and (-), which decide a diagnosis; the point of 3.5; signs. The rest of what is no letter or digit goes.
-_PUNCTUATION = re.compile(r"(\([+-]{1,3}\)|(?<=\d)\.(?=\d))|[^\w\s%+×±°<>=]|_")
+_TIMES = re.compile(r"(\d(?:\s*[mc]m)?)\s*[x*×]\s*(?=\d)")
+_MINUS = str.maketrans("\u2212", "-")  # NFKC leaves the minus sign of mathematics as it is
+_BRACKETED = re.compile(BRACKETED_SIGN)
+# Kept: (+) and (-), which decide a diagnosis, and so does the minus of "HP -"; the point of 3.5; signs. The rest of
+# what is no letter or digit goes. Our choice: a bare minus counts at the end of a text only, since elsewhere it cannot
+# be told from a range (3-5), a compound (follow-up; pre-, intra- and postoperative) or a dash; alone it says nothing,
+# since tables fill empty cells with it.
+_PUNCTUATION = re.compile(rf"(\([+-]{{1,3}}\)|(?<=\d)\.(?=\d)|(?<=[^\W_])\s*-{{1,3}}(?=[\W_]*$))|[^\w\s{SIGNS}]|_")
 _ARTICLE = re.compile(r"^(?:a|an|the)\s+(?=\S)")
 _SPACE_BESIDE_CJK = re.compile(rf"\s+(?=[{CJK}])|(?<=[{CJK}])\s+")
-_CJK = re.compile(f"[{CJK}]")
-# Words of an English sentence; abbreviations in capitals, units and X-Ray stand in Chinese answers too: CT, T2, 5 mm.
-_ENGLISH = re.compile(r"(?<![A-Za-z0-9])(?!(?:mm|cm|ml|kg|pH)\b)[A-Za-z]?[a-z]+(?![A-Za-z0-9])")
-_X_RAY = re.compile(r"\bx[- ]?rays?\b", re.IGNORECASE)
 
 
 def normalise(text: str) -> str:
-    """`text` by `RULE`; empty when nothing but punctuation is in it.
+    """`text` by `RULE`; empty when nothing but punctuation is in it (`data.languages.says_nothing`).
 
     Only a leading article is dropped: the last letter of "hepatitis A" is none.
     """
-    text = unicodedata.normalize("NFKC", text).lower()
-    text = _TIMES.sub("×", text)
+    text = unicodedata.normalize("NFKC", text).translate(_MINUS).lower()
+    text = _BRACKETED.sub(r"(\1)", _TIMES.sub(r"\1×", text))
     text = _PUNCTUATION.sub(lambda match: match.group(1) or " ", text)
     text = _ARTICLE.sub("", " ".join(text.split()))
     return _SPACE_BESIDE_CJK.sub("", text)
-
-
-def has_chinese(text: str) -> bool:
-    """Whether any character is Chinese."""
-    return _CJK.search(text) is not None
-
-
-def has_english(text: str) -> bool:
-    """Whether `text` holds an English word; abbreviations in capitals, units and "X-Ray" are none."""
-    return _ENGLISH.search(_X_RAY.sub("", text)) is not None

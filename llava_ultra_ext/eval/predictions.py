@@ -7,6 +7,8 @@ and keeps the counts.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llava_ultra_ext.data.json_lines import read_json_lines
+from llava_ultra_ext.data.languages import at_home, has_english
 from llava_ultra_ext.eval.gold import LISTED, Gold, question_id
-from llava_ultra_ext.eval.normalize import has_chinese, has_english
 
 FAULTS = {
     "unknown": "answers of unknown questions",
@@ -71,7 +73,7 @@ def read_all(
     Args:
         paths: ``--pred``, one a model.
         golds: the questions that are scored.
-        names: ``--name``, one a file; empty: what the files say (``model_id``).
+        names: ``--name``, one a file; none, or an empty one: what the file says (``model_id``).
         others: ids of questions of the gold file that are not scored (``--lang``); their answers are passed over.
         allow_missing: score although files have faults.
 
@@ -88,6 +90,17 @@ def read_all(
     if any(faults) and not allow_missing:
         raise ValueError(_refusal(paths, faults))
     return _with_names(read)
+
+
+def answers_fingerprint(answers: Answers, golds: Sequence[Gold]) -> str:
+    """A short name for what a model answered to these questions, whatever the order of its file.
+
+    Args:
+        answers: of one model.
+        golds: questions that it answered; its other answers do not count.
+    """
+    units = sorted(json.dumps([gold.id, answers.texts[gold.id]], ensure_ascii=False) for gold in golds)
+    return hashlib.sha256("\n".join(units).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _read(
@@ -114,9 +127,9 @@ def _read(
             metadata[key] = record["metadata"] if isinstance(record.get("metadata"), Mapping) else {}
     unanswered = [gold for gold in golds if gold.id not in texts]
     faults += [Fault("missing", f"gold line {g.line}", f"question {g.id} has no answer") for g in unanswered]
-    stem = Path(path).name
-    own = name or (models.pop() if len(models) == 1 else "") or Path(stem).stem
-    return Answers(own, stem, texts, metadata, dict(Counter(fault.kind for fault in faults))), faults
+    file_name = Path(path).name
+    own = name or (models.pop() if len(models) == 1 else "") or Path(file_name).stem
+    return Answers(own, file_name, texts, metadata, dict(Counter(fault.kind for fault in faults))), faults
 
 
 def _answer(path: str | Path, number: int, record: Any) -> tuple[str, str]:
@@ -150,9 +163,7 @@ def _fault(key: str, text: str, gold: Gold | None, first_line: Mapping[str, int]
 
 def _in_another_language(text: str, gold: Gold) -> bool:
     """Abbreviations, numbers and units stand in both languages: CT, T2, 5 mm; so may the truth itself."""
-    if gold.lang == "en":
-        return has_chinese(text)
-    return not has_chinese(text) and has_english(text) and not has_english(gold.answer)
+    return not at_home(text, gold.lang) and not (gold.lang == "zh" and has_english(gold.answer))
 
 
 def _model(given: Any) -> str:

@@ -16,21 +16,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from llava_ultra_ext.data.json_lines import read_text
+from llava_ultra_ext.data.sources.source import SPLITS
+from llava_ultra_ext.data.whole_file import write_whole
 from llava_ultra_ext.eval import tables
 from llava_ultra_ext.eval.gold import Gold, fingerprint, of_language, read_gold
-from llava_ultra_ext.eval.predictions import read_all
+from llava_ultra_ext.eval.predictions import Answers, answers_fingerprint, read_all
 from llava_ultra_ext.eval.score import answered
 from llava_ultra_ext.eval.scores import FORMAT
 from llava_ultra_ext.eval.table_rows import Scores
-from llava_ultra_ext.eval.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
 EXAMPLES = 200
 """How many examples the page holds unless ``--examples`` says otherwise."""
 
+_PAGE = "examples.html"
 _NEEDED: dict[str, type] = {"gold": dict, "settings": dict, "models": list, "comparisons": list}
-_GENERIC = ("gold", "test_gold")  # names of gold files that say nothing of the data set
+_GENERIC = ("gold", *(f"{split}_gold" for split in SPLITS))  # names of gold files that say nothing of the data set
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,17 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     files: dict[str, Callable[[], str | bytes]] = {
         "table.md": lambda: tables.markdown(datasets, args.layout),
         "table.tex": lambda: tables.latex(datasets, args.layout),
-        "scores.json": lambda: _json(datasets),
+        "report.json": lambda: _json(datasets),
         "chart.png": lambda: _chart(datasets),
     }
     if args.gold:
         page = _page(args, datasets)
-        files["examples.html"] = lambda: page
+        files[_PAGE] = lambda: page
     # Everything is made before anything is written: a report is of one state.
     contents = {name: make() for name, make in files.items()}
     for name, content in contents.items():
         write_whole(out / name, content)
         sys.stdout.write(f"wrote {out / name}\n")
+    if _PAGE not in files and (out / _PAGE).is_file():
+        (out / _PAGE).unlink()
+        sys.stdout.write(f"removed {out / _PAGE}, of an earlier report; with --gold and --pred it is made anew\n")
     return 0
 
 
@@ -142,7 +147,7 @@ def _page(args: argparse.Namespace, datasets: Sequence[tuple[str, Scores]]) -> s
     """The page of examples.
 
     Raises:
-        ValueError: the files are unusable, or do not belong to any of the scores.
+        ValueError: the files are unusable, or do not belong to one of the scores.
     """
     from llava_ultra_ext.eval.examples_page import page
 
@@ -152,14 +157,7 @@ def _page(args: argparse.Namespace, datasets: Sequence[tuple[str, Scores]]) -> s
     # What is wrong with the answers was said, or let pass, when they were scored.
     models = read_all(args.pred, scored, names=args.name or (), others=others, allow_missing=True)
     common = answered(scored, models)
-    title, scores = _belonging(args, datasets, scored, common)
-    known = [model["name"] for model in scores["models"]]
-    for path, model in zip(args.pred, models, strict=True):
-        if model.name not in known:
-            raise ValueError(
-                f"--pred {path}: its model {model.name} is not in --scores, which holds {', '.join(known)}. "
-                "Give the names they have there, one --name for each --pred."
-            )
+    title, scores = _belonging(args, datasets, scored, common, models)
     if not args.image_folder and any(gold.images for gold in common):
         logger.warning("--image-folder is not given: the page of examples shows no pictures.")
     folder = str(Path(args.image_folder).expanduser()) if args.image_folder else None
@@ -175,21 +173,49 @@ def _page(args: argparse.Namespace, datasets: Sequence[tuple[str, Scores]]) -> s
 
 
 def _belonging(
-    args: argparse.Namespace, datasets: Sequence[tuple[str, Scores]], scored: list[Gold], common: list[Gold]
+    args: argparse.Namespace,
+    datasets: Sequence[tuple[str, Scores]],
+    scored: list[Gold],
+    common: list[Gold],
+    models: Sequence[Answers],
 ) -> tuple[str, Scores]:
-    """The scores that were computed on these questions.
+    """The scores that were computed on these questions, from these models' answers.
 
     Raises:
         ValueError: there are none.
     """
     prints = (fingerprint(common), fingerprint(scored))
-    found = next((own for own in datasets if own[1]["gold"].get("fingerprint") in prints), None)
-    if found is None:
+    found = [own for own in datasets if own[1]["gold"].get("fingerprint") in prints]
+    if not found:
         raise ValueError(
             f"--gold {args.gold}: none of the --scores was computed on its questions (fingerprint {prints[0]}). "
             "Give the same --gold, --pred and --lang as to `llava-ultra score`."
         )
-    return found
+    wanted = {model.name: answers_fingerprint(model, common) for model in models}
+    holding = [own for own in found if wanted.keys() <= _fingerprints(own[1]).keys()]
+    if not holding:
+        known = max((_fingerprints(own[1]) for own in found), key=lambda held: len(wanted.keys() & held.keys()))
+        path, name = next((path, name) for path, name in zip(args.pred, wanted, strict=True) if name not in known)
+        raise ValueError(
+            f"--pred {path}: its model {name} is not in --scores, which holds {', '.join(known)}. "
+            "Give the names they have there, one --name for each --pred."
+        )
+    same = next((own for own in holding if wanted.items() <= _fingerprints(own[1]).items()), None)
+    if same is None:
+        known = _fingerprints(holding[0][1])
+        path, name = next(
+            (path, name) for path, name in zip(args.pred, wanted, strict=True) if wanted[name] != known[name]
+        )
+        raise ValueError(
+            f"--pred {path}: the answers of {name} are not those that --scores was computed from (fingerprint "
+            f"{wanted[name]}, there {known[name]}). Run `llava-ultra score` again, or give the file it was given."
+        )
+    return same
+
+
+def _fingerprints(scores: Scores) -> dict[str, str | None]:
+    """Model -> fingerprint of its answers; None where another program wrote the file without."""
+    return {model["name"]: model.get("answers_fingerprint") for model in scores["models"]}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -200,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--scores", required=True, action="append", help="of llava-ultra score --json; again for each data set")
     add("--title", action="append", help="the data set's, once for each --scores; default: the gold file's name")
-    add("--out", required=True, help="folder for table.md, table.tex, scores.json, chart.png, examples.html")
+    add("--out", required=True, help="folder for table.md, table.tex, report.json, chart.png, examples.html")
     add(
         "--layout",
         choices=tables.LAYOUTS,
@@ -209,7 +235,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--gold", help="for the page of examples: the gold file of one of the scores")
     add("--pred", action="append", help="for the page: an answers file; again for each further model")
-    add("--name", action="append", help="the model's name in the scores, once for each --pred; default: its model_id")
+    add(
+        "--name",
+        action="append",
+        help="the model's name in the scores, once for each --pred; default, and where empty: its model_id",
+    )
     add("--lang", choices=("zh", "en"), help="the language that was scored, if --lang was given then")
     add("--image-folder", help="where the gold file's picture names start; without it the page has no pictures")
     add("--examples", type=int, default=EXAMPLES, help="how many the page holds at most (default: %(default)s)")

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava_ultra_ext.data.whole_file import write_whole
 from llava_ultra_ext.eval import tokenizers
 from llava_ultra_ext.eval.gold import Gold, of_language, read_gold
 from llava_ultra_ext.eval.predictions import Answers, read_all
 from llava_ultra_ext.eval.scores import score
-from llava_ultra_ext.eval.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--gold", required=True, help="JSON lines: question_id, text, answer, lang, answer_type, … or LLaVA-Med's list")
     add("--pred", required=True, action="append", help="an answers file; again for each further model")
-    add("--name", action="append", help="the model's name in tables, once for each --pred; default: its model_id")
+    add(
+        "--name",
+        action="append",
+        help="the model's name in tables, once for each --pred; default, and where empty: its model_id",
+    )
     add("--json", help="where to write every figure")
     add("--lang", choices=("zh", "en"), help="score the questions of this language only")
     add(

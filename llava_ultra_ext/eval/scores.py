@@ -6,7 +6,7 @@
      "gold": {"file", "fingerprint", "questions", "open", "closed", "lang": {"zh": n}},
      "settings": {"tokenizers", "shown": {"zh": "char", "en": "13a"}, "normalisation", "bleu": {family: rule},
                   "bootstrap": {"resamples", "seed", "percent", "unit"}},
-     "models": [{"name", "file", "faults": {kind: n}, "n", "n_open", "n_closed",
+     "models": [{"name", "file", "answers_fingerprint", "faults": {kind: n}, "n", "n_open", "n_closed",
                  "metrics": {family: {tokenizer: {"em", "f1", "precision", "recall", "bleu_1", "bleu_2", "bleu_3",
                                                   "bleu"}}},
                  "closed_accuracy", "lmms_eval_accuracy", "llava_med_open_accuracy", "llava_med_closed_accuracy",
@@ -33,7 +33,7 @@ from llava_ultra_ext.eval import bootstrap, llava_med, metrics, normalize
 from llava_ultra_ext.eval.bootstrap import Rows
 from llava_ultra_ext.eval.gold import TAGS, Gold, fingerprint
 from llava_ultra_ext.eval.metrics import Array
-from llava_ultra_ext.eval.predictions import Answers
+from llava_ultra_ext.eval.predictions import Answers, answers_fingerprint
 from llava_ultra_ext.eval.sheets import ALL, CLOSED, OPEN, Sheet, make_sheets, of_kind
 from llava_ultra_ext.eval.tokenizers import OF_LANGUAGE
 
@@ -69,7 +69,7 @@ def score(
         measured = _measure(sheets, subset, resamples, seed)
         blocks = [_block(of_model, subset) for of_model in measured]
         if tag is None:
-            about = [{"name": model.name, "file": model.file, "faults": dict(model.faults)} for model in models]
+            about = [_about_model(model, golds) for model in models]
             entries = [{**first, **block, "subsets": {}} for first, block in zip(about, blocks, strict=True)]
             if resamples:
                 named = list(zip([model.name for model in models], measured, strict=True))
@@ -188,6 +188,15 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(inner) for inner in value]
     return None if value is None else round(float(value), 6)
+
+
+def _about_model(model: Answers, golds: Sequence[Gold]) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "file": model.file,
+        "answers_fingerprint": answers_fingerprint(model, golds),
+        "faults": dict(model.faults),
+    }
 
 
 def _about_gold(file: str | Path, golds: Sequence[Gold]) -> dict[str, Any]:

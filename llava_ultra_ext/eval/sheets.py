@@ -5,7 +5,9 @@ A `Sheet` holds one model's rows of one column family under one tokenizer, and k
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +21,8 @@ from llava_ultra_ext.eval.normalize import normalise
 from llava_ultra_ext.eval.predictions import Answers
 from llava_ultra_ext.eval.tokenizers import Tokenize, tokenizer
 
-PROGRESS_FROM = 5000
-"""From this many questions on, scoring shows a progress bar."""
+PROCESSES_FROM = 2000
+"""From this many open questions on, tokenizers work in processes of their own, with a progress bar."""
 
 OPEN, CLOSED, ALL = "open", "closed", "all"
 
@@ -60,12 +62,9 @@ def make_sheets(golds: Sequence[Gold], models: Sequence[Answers], tokenizers: Se
     truths = [gold.answer for gold in asked]
     answers = [[model.texts[gold.id] for gold in asked] for model in models]
     sheets: list[list[Sheet]] = [[] for _ in models]
-    with tqdm(total=len(tokenizers), desc="columns", unit="tokenizer", disable=len(golds) < PROGRESS_FROM) as bar:
-        for name in tokenizers:
-            cut = tokenizer(name)
-            _add(sheets, ("metrics", "strict", name), _strict_rows(cut, answers, truths), metrics.figures)
-            _add(sheets, ("metrics", "llava_med", name), _llava_med_rows(cut, answers, truths), _means)
-            bar.update()
+    for name, (strict, med) in zip(tokenizers, _rows_of_all(tokenizers, answers, truths), strict=True):
+        _add(sheets, ("metrics", "strict", name), strict, metrics.figures)
+        _add(sheets, ("metrics", "llava_med", name), med, _means)
     for model, own in zip(models, sheets, strict=True):
         own += [_accuracy(golds, model, path, covers, same) for path, covers, same in _ACCURACIES]
     return sheets
@@ -95,6 +94,26 @@ def _add(
         own.append(Sheet(path, FIGURES, OPEN, of_model, figures))
 
 
+def _rows_of_all(
+    tokenizers: Sequence[str], answers: Sequence[Sequence[str]], truths: Sequence[str]
+) -> list[tuple[list[Array], list[Array]]]:
+    """`_rows` of each tokenizer; of many questions side by side, since cutting texts is nearly all of the time."""
+    if len(truths) < PROCESSES_FROM or len(tokenizers) < 2:
+        return [_rows(name, answers, truths) for name in tokenizers]
+    with ProcessPoolExecutor(min(len(tokenizers), os.cpu_count() or 1)) as pool:
+        slowest_first = sorted(tokenizers, key=lambda name: not name.startswith("jieba"))
+        waiting = {name: pool.submit(_rows, name, answers, truths) for name in slowest_first}
+        for _ in tqdm(as_completed(waiting.values()), total=len(waiting), desc="columns", unit="tokenizer"):
+            pass
+        return [waiting[name].result() for name in tokenizers]
+
+
+def _rows(name: str, answers: Sequence[Sequence[str]], truths: Sequence[str]) -> tuple[list[Array], list[Array]]:
+    """Both families' rows under one tokenizer, for each model."""
+    cut = tokenizer(name)
+    return _strict_rows(cut, answers, truths), _llava_med_rows(cut, answers, truths)
+
+
 def _strict_rows(cut: Tokenize, answers: Sequence[Sequence[str]], truths: Sequence[str]) -> list[Array]:
     """(n, metrics.STATISTICS) for each model."""
     plain = [normalise(text) for text in truths]
@@ -108,7 +127,7 @@ def _strict_rows(cut: Tokenize, answers: Sequence[Sequence[str]], truths: Sequen
 
 
 def _llava_med_rows(cut: Tokenize, answers: Sequence[Sequence[str]], truths: Sequence[str]) -> list[Array]:
-    """(n, 8) for each model."""
+    """(n, len(FIGURES)) for each model."""
     tokens = [cut(text.lower()) for text in truths]
     rows = [
         [llava_med.statistics(cut(text.lower()), cells) for text, cells in zip(given, tokens, strict=True)]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from llava_ultra_ext.eval.metrics import FIGURES
 from llava_ultra_ext.eval.predictions import FAULTS
 
 Scores = Mapping[str, Any]
@@ -21,7 +22,7 @@ Datasets = Sequence[tuple[str, Scores]]
 NULL = "–"
 """Shown where no question is of the kind."""
 
-OPEN_COLUMNS = {
+_HEADINGS = {
     "em": "EM",
     "f1": "F1",
     "precision": "Precision",
@@ -31,6 +32,8 @@ OPEN_COLUMNS = {
     "bleu_3": "BLEU-3",
     "bleu": "BLEU",
 }
+OPEN_COLUMNS = {key: _HEADINGS[key] for key in FIGURES}
+"""Key -> heading of the open-set columns that both families have."""
 
 
 class Family(NamedTuple):

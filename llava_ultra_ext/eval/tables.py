@@ -121,7 +121,7 @@ def _md(given: str) -> str:
 def _latex_table(datasets: Datasets, family: Family, ablation: bool) -> str:
     found = groups(datasets, family, ablation=ablation)
     heads = columns(family)
-    count, closed = len(heads), len(family.closed)
+    count, opened, closed = len(heads), len(OPEN_COLUMNS), len(family.closed)
     lines = [
         "",
         r"\begin{table*}[t]",
@@ -131,8 +131,8 @@ def _latex_table(datasets: Datasets, family: Family, ablation: bool) -> str:
         rf"\centering\footnotesize\setlength{{\tabcolsep}}{{{2 if ablation else 3}pt}}",
         rf"\begin{{tabular}}{{l{'r' * count}@{{}}}}",
         r"\toprule",
-        rf"& \multicolumn{{8}}{{c}}{{Open-set}} & \multicolumn{{{closed}}}{{c}}{{Closed-set}} \\",
-        rf"\cmidrule(lr){{2-9}}\cmidrule(lr){{10-{count + 1}}}",
+        rf"& \multicolumn{{{opened}}}{{c}}{{Open-set}} & \multicolumn{{{closed}}}{{c}}{{Closed-set}} \\",
+        rf"\cmidrule(lr){{2-{opened + 1}}}\cmidrule(lr){{{opened + 2}-{count + 1}}}",
         _tex_row(["", *(_tex(_SHORT.get(label, label)) for label in heads.values())]),
     ]
     for group in found:

@@ -11,6 +11,7 @@ from llava_ultra_ext.eval.table_rows import (
     FAMILIES,
     FAULTY,
     NULL,
+    OPEN_COLUMNS,
     Family,
     Part,
     Scores,
@@ -64,7 +65,7 @@ def text(scores: Scores) -> str:
 def _block(part: Part, family: Family, scores: Scores, marked: set[str]) -> Iterator[str]:
     """One family's figures: a row a model, its intervals below it."""
     names = {name: f"{name} (!)" if name in marked else name for name in part.blocks}
-    edge = max(map(_columns, [*names.values(), " " * 24]))
+    edge = max(map(_text_width, [*names.values(), " " * 24]))
     keys = {**columns(family), **_EXTRA[family.key]}
     widths = [max(_WIDTH, len(_head(key, label)) + 1) for key, label in keys.items()]
     title = f"{part.title}, " if part.title else ""
@@ -85,7 +86,8 @@ def _head(key: str, label: str) -> str:
 def _line(cells: Sequence[str], widths: Sequence[int], own: int) -> str:
     """Right-aligned cells: open figures | closed ones | what is beside the paper's columns."""
     padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-    return " |".join(["".join(padded[:8]), "".join(padded[8:own]), "".join(padded[own:])])
+    opened = len(OPEN_COLUMNS)
+    return " |".join(["".join(padded[:opened]), "".join(padded[opened:own]), "".join(padded[own:])])
 
 
 def _intervals(block: Mapping[str, Any], part: Part, family: Family) -> str:
@@ -103,8 +105,8 @@ def _subset_rows(part: Part, tag: str, label: str) -> list[str]:
     found = values(part, tag)
     if not found:
         return []
-    edge = max(map(_columns, [*found, " " * 16]))
-    widths = [max(_columns(name), 13) + 2 for name in part.blocks]
+    edge = max(map(_text_width, [*found, " " * 16]))
+    widths = [max(_text_width(name), 13) + 2 for name in part.blocks]
     heads = "".join(_pad(name, width, right=True) for name, width in zip(part.blocks, widths, strict=True))
     lines = [
         f"{label}: F1 of open questions / accuracy of closed ones (strict, tokenizer {part.tokenizer})",
@@ -162,12 +164,12 @@ def _wrapped(line: str) -> list[str]:
     return textwrap.wrap(line, _LINE, subsequent_indent=_GAP)
 
 
-def _columns(text: str) -> int:
+def _text_width(text: str) -> int:
     """Columns of a terminal; marks that combine take none."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
 
 
 def _pad(text: str, width: int, right: bool = False) -> str:
-    fill = " " * max(0, width - _columns(text))
+    fill = " " * max(0, width - _text_width(text))
     return fill + text if right else text + fill

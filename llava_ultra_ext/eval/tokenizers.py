@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable
 from importlib import resources
 
-from llava_ultra_ext.eval.normalize import CJK
+from llava_ultra_ext.data.languages import CJK
 
 Tokenize = Callable[[str], list[str]]
 

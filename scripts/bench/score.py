@@ -1,4 +1,4 @@
-"""What scoring costs: `llava-ultra score` with every column and 1,000 bootstrap resamples, at growing numbers of pairs.
+"""What scoring costs: `llava-ultra score`, default columns and 1,000 bootstrap resamples, at growing numbers of pairs.
 
     python scripts/bench/score.py [--json FILE]
 
@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -67,14 +68,56 @@ def write_case(folder: Path, pairs: int, seed: int = 0) -> list[str]:
     return [*command, "--pred", "answers.jsonl", "--json", "scores.json", "--resamples", "1000"]
 
 
-def timed(command: list[str], folder: Path) -> tuple[float, float]:
-    """Wall seconds and largest resident megabytes of a process."""
+class Memory(threading.Thread):
+    """The most that a process and its children held at once, shared pages counted once (Linux's PSS), in MB."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.pid, self.peak, self.ended = pid, 0.0, threading.Event()
+
+    def run(self) -> None:
+        """Looks until `ended` is set."""
+        while not self.ended.wait(0.2):
+            self.peak = max(self.peak, sum(map(self._held, [self.pid, *self._children()])) / 1024)
+
+    def _children(self) -> list[int]:
+        try:
+            tasks = Path(f"/proc/{self.pid}/task").iterdir()
+            return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+        except OSError:
+            return []
+
+    @staticmethod
+    def _held(pid: int) -> int:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:  # it has ended
+            return 0
+        return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+def timed(command: list[str], folder: Path) -> tuple[float, float, float]:
+    """Wall seconds, processor seconds and peak megabytes of a process with its children.
+
+    Raises:
+        RuntimeError: it failed; with its exit status (below 0: the signal that ended it) and its last line.
+    """
     start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{' '.join(command)} failed with status {status} in {folder}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=errors)
+        memory = Memory(process.pid)
+        memory.start()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        memory.ended.set()
+        memory.join()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip().splitlines()
+    if process.returncode:
+        last = said[-1] if said else "it said nothing"
+        raise RuntimeError(f"{' '.join(command)} failed with status {process.returncode} in {folder}: {last}")
+    return seconds, usage.ru_utime + usage.ru_stime, memory.peak
 
 
 def measure(pairs: int, runs: int) -> dict[str, float]:
@@ -82,8 +125,9 @@ def measure(pairs: int, runs: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         command = write_case(Path(folder), pairs)
         figures = [timed(command, Path(folder)) for _ in range(runs)]
-    seconds = statistics.median(figure[0] for figure in figures)
-    return {"pairs": pairs, "seconds": round(seconds, 2), "peak_mb": round(max(figure[1] for figure in figures), 1)}
+    seconds, cpu_seconds = (round(statistics.median(figure[part] for figure in figures), 2) for part in (0, 1))
+    peak_mb = round(max(figure[2] for figure in figures), 1)
+    return {"pairs": pairs, "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak_mb}
 
 
 def main() -> int:

@@ -48,7 +48,8 @@ def test_missing_pictures_are_listed_and_their_questions_kept(openi: Path, tmp_p
 
 def test_skip_missing_leaves_them_out_and_says_so(openi: Path, tmp_path: Path) -> None:
     card = run_import("openi", openi, "--skip-missing", "--split", "1,0,0", "--out", tmp_path / "out")
-    assert card["questions"] == {"read": 10, "written": 8, "skipped_for_missing_pictures": 2}
+    expected = {"read": 10, "written": 8, "skipped_as_no_gold": {}, "skipped_for_missing_pictures": 2}
+    assert card["questions"] == expected
     assert lines(tmp_path / "out" / "skipped.jsonl") == [
         {"place": "question", "id": "openi-7", "reason": "missing_picture"},
         {"place": "question", "id": "openi-8", "reason": "missing_picture"},

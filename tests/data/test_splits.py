@@ -33,6 +33,15 @@ def test_new_studies_move_no_old_ones_and_order_does_not_matter() -> None:
     assert make_split(old, SHARES, 6) != split
 
 
+def test_a_new_study_that_shares_a_picture_may_move_old_ones() -> None:
+    old = {f"{number:03}": [f"own {number}"] for number in range(1, 300)}
+    split = make_split(old, SHARES, 0)
+    moved = next(study for study in old if split[study] != make_split({"000": ()}, SHARES, 0)["000"])
+    grown = make_split({**old, "000": [f"own {int(moved)}"]}, SHARES, 0)
+    assert grown[moved] == grown["000"] != split[moved]
+    assert {study: grown[study] for study in old if study != moved} == {s: v for s, v in split.items() if s != moved}
+
+
 def test_connected_studies_go_where_the_smallest_id_goes() -> None:
     alone = make_split({f"{number:03}": () for number in range(300)}, SHARES, 0)
     # 000 and 299 meet through 150 only.

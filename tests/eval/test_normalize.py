@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from llava_ultra_ext.eval.normalize import has_chinese, has_english, normalise
+from llava_ultra_ext.data.languages import at_home, has_chinese, has_english, says_nothing
+from llava_ultra_ext.eval.normalize import normalise
 from llava_ultra_ext.eval.tokenizers import NAMES, tokenizer
 
 
@@ -23,6 +26,26 @@ from llava_ultra_ext.eval.tokenizers import NAMES, tokenizer
         ("HER2(+)", "her2(+)"),
         ("HER2（－）", "her2(-)"),
         ("50％", "50%"),
+        ("HP -", "hp -"),
+        ("HP-。", "hp-"),
+        ("HER2（−）", "her2(-)"),
+        ("HER2( - )", "her2(-)"),
+        ("HER2 [+]", "her2 (+)"),
+        ("幽门螺杆菌 −", "幽门螺杆菌-"),
+        ("HBV DNA --", "hbv dna --"),
+        ("12mm*8mm", "12mm×8mm"),
+        ("12 mm x 8 mm", "12 mm×8 mm"),
+        ("1.2cm×0.8cm×0.5cm", "1.2cm×0.8cm×0.5cm"),
+        ("3x4x5", "3×4×5"),
+        ("max 5", "max 5"),
+        ("3-5", "3 5"),
+        ("3−5 mm", "3 5 mm"),
+        ("follow-up", "follow up"),
+        ("pre-, intra- and postoperative", "pre intra and postoperative"),
+        ("left lung - nodule", "left lung nodule"),
+        ("- nodule", "nodule"),
+        ("-", ""),
+        ("---", ""),
         ("X-Ray", "x ray"),
         ("T2 加权 像", "t2加权像"),
         ("。！？…", ""),
@@ -37,9 +60,22 @@ def test_normalise(text: str, plain: str) -> None:
 
 def test_what_decides_a_diagnosis_is_kept() -> None:
     assert normalise("HER2(+)") != normalise("HER2(-)")
+    assert len({normalise(f"HP{sign}") for sign in (" +", " -", "", "(+)", "(-)")}) == 5
+    assert normalise("12mm*8mm") == normalise("12mm×8mm") == normalise("12mm x 8mm")
     assert normalise("3.5") != normalise("35")
     assert normalise("甲型肝炎") != normalise("乙型肝炎")
     assert normalise("hepatitis A") != normalise("hepatitis B")
+
+
+@settings(deadline=None, max_examples=300)
+@given(text=st.one_of(st.text(max_size=8), st.text("a-+()[]−_。 .5％ × HP肝", max_size=10)))
+def test_what_says_nothing_normalises_to_nothing_and_nothing_else_does(text: str) -> None:
+    assert says_nothing(text) == (normalise(text) == "")
+
+
+def test_what_is_at_home_in_a_language() -> None:
+    assert at_home("thyroid", "en") and at_home("甲状腺", "zh") and at_home("IVC", "zh") and at_home("IVC", "en")
+    assert not at_home("甲状腺", "en") and not at_home("thyroid", "zh") and at_home("左心LV", "zh")
 
 
 def test_languages() -> None:

@@ -114,6 +114,7 @@ def test_names(tmp_path: Path, golds: list[Gold]) -> None:
     paths = [write_lines(tmp_path / name, GOOD) for name in ("a.jsonl", "b.jsonl")]
     assert [answers.name for answers in read_all(paths, golds)] == ["a", "b"]
     assert [answers.name for answers in read_all(paths, golds, names=["LLaVA", "Ultra"])] == ["LLaVA", "Ultra"]
+    assert [answers.name for answers in read_all(paths, golds, names=["", "Ultra"])] == ["llava-ultra", "Ultra"]
     with pytest.raises(ValueError, match="1 names for 2 answers files"):
         read_all(paths, golds, names=["LLaVA"])
     with pytest.raises(ValueError, match="same name"):

@@ -42,10 +42,10 @@ def test_writes_tables_scores_and_chart_and_says_so(tmp_path: Path, capsys: pyte
     a, b = write_scores(tmp_path / "a.json", content), write_scores(tmp_path / "b.json", content)
     out = tmp_path / "new" / "report"
     assert report.main(["--scores", a, "--scores", b, "--title", "甲", "--title", "乙", "--out", str(out)]) == 0
-    names = ["table.md", "table.tex", "scores.json", "chart.png"]
+    names = ["table.md", "table.tex", "report.json", "chart.png"]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)  # nothing temporary is left
     assert capsys.readouterr().out.splitlines() == [f"wrote {out / name}" for name in names]
-    merged = json.loads((out / "scores.json").read_text(encoding="utf-8"))
+    merged = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert merged == {"datasets": [{"title": "甲", "scores": content}, {"title": "乙", "scores": content}]}
     assert "| **甲** |" in (out / "table.md").read_text(encoding="utf-8")
     assert r"\textit{乙}" in (out / "table.tex").read_text(encoding="utf-8")
@@ -58,13 +58,15 @@ def test_writes_tables_scores_and_chart_and_says_so(tmp_path: Path, capsys: pyte
         ("slake_zh.jsonl", ["x.json"], ["slake_zh"]),
         ("gold.jsonl", ["openi.json"], ["openi"]),
         ("test_gold.jsonl", ["exams/scores.json"], ["exams"]),
+        ("train_gold.jsonl", ["exams/scores.json"], ["exams"]),
+        ("validate_gold.jsonl", ["busi.json"], ["busi"]),
         ("test.jsonl", ["a.json", "b.json"], ["test", "test (2)"]),
     ],
 )
 def test_titles_come_from_file_names(tmp_path: Path, gold: str, paths: list[str], titles: list[str]) -> None:
     flags = [flag for path in paths for flag in ("--scores", write_scores(tmp_path / path, scores(*TWO, file=gold)))]
     report.main([*flags, "--out", str(tmp_path / "out")])
-    merged = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    merged = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert [entry["title"] for entry in merged["datasets"]] == titles
 
 
@@ -81,6 +83,41 @@ def test_gold_and_answers_make_the_page_of_examples(files: dict[str, str], caplo
     assert html.count("<article") == 2 and "Examples: SLAKE" in html and "2 of 3 questions" in html
     assert str(Path(files["gold"]).parent) not in html
     assert "--image-folder is not given" in caplog.text
+
+
+def test_without_gold_the_page_of_an_earlier_report_goes(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--scores", files["scores"], "--out", files["out"]]
+    page = Path(files["out"]) / "examples.html"
+    report.main([*flags, "--gold", files["gold"], "--pred", files["pred"]])
+    assert page.exists() and "removed" not in capsys.readouterr().out
+    report.main(flags)
+    assert not page.exists() and f"removed {page}" in capsys.readouterr().out
+    report.main(flags)
+    assert "removed" not in capsys.readouterr().out
+
+
+def test_of_scores_on_one_gold_those_with_the_models_are_the_pages(tmp_path: Path, files: dict[str, str]) -> None:
+    rows = [{**row, "model_id": "second", "text": f"{row['text']}."} for row in ANSWERS]
+    pred, made = str(write_lines(tmp_path / "q.jsonl", rows)), str(tmp_path / "t.json")
+    cli.main(["score", "--gold", files["gold"], "--pred", pred, "--json", made, "--resamples", "0"])
+    both = ["--scores", files["scores"], "--scores", made, "--title", "one", "--title", "two", "--gold", files["gold"]]
+    for answers, title in ((pred, "two"), (files["pred"], "one")):
+        report.main([*both, "--pred", answers, "--out", files["out"]])
+        assert f"Examples: {title}" in (Path(files["out"]) / "examples.html").read_text(encoding="utf-8")
+    message = refused(*both, "--pred", files["pred"], "--pred", pred, "--out", str(tmp_path / "none"))
+    assert "q.jsonl: its model second is not in --scores, which holds llava-ultra." in message
+
+
+def test_answers_that_changed_since_they_were_scored_are_refused(tmp_path: Path, files: dict[str, str]) -> None:
+    base = ("--scores", files["scores"], "--gold", files["gold"], "--out", files["out"])
+    report.main([*base, "--pred", str(write_lines(tmp_path / "order.jsonl", ANSWERS[::-1]))])
+    changed = str(write_lines(tmp_path / "changed.jsonl", [*ANSWERS[:2], answer_line(3, "right lung")]))
+    message = refused(*base, "--pred", changed)
+    assert "changed.jsonl: the answers of llava-ultra are not those that --scores was computed from" in message
+    lost = str(write_lines(tmp_path / "lost.jsonl", ANSWERS[:2]))
+    assert "lost.jsonl: the answers of llava-ultra are not those" in refused(*base, "--pred", lost)
 
 
 def test_the_page_is_about_the_scored_questions(tmp_path: Path, files: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from eval_files import answer_line, gold_line, write_lines
 
 from llava_ultra_ext import cli
-from llava_ultra_ext.eval import score
+from llava_ultra_ext.eval import score, sheets
 from llava_ultra_ext.eval.metrics import FIGURES
 
 GOLD = [
@@ -53,6 +54,8 @@ def test_figures_stand_where_the_format_says(tmp_path: Path) -> None:
     # lmms-eval: 肝脏, 是的
     assert model["lmms_eval_accuracy"] == 50
     assert (model["n"], model["n_open"], model["n_closed"]) == (4, 2, 2)
+    said = '["1", "右肺"]\n["2", "肝脏。"]\n["3", "有"]\n["4", "是的"]'
+    assert model["answers_fingerprint"] == hashlib.sha256(said.encode()).hexdigest()[:16]
     assert result["gold"]["questions"] == 4 and len(result["gold"]["fingerprint"]) == 16
 
 
@@ -109,6 +112,17 @@ def test_the_order_of_lines_changes_no_figure(tmp_path: Path) -> None:
     second = scored(tmp_path, golds, rows, flags=("--resamples", "0"))
     assert first == second
     assert first["comparisons"] == [] and first["models"][0]["intervals"] == {}
+
+
+def test_tokenizers_in_processes_of_their_own_change_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    golds = [gold_line(number, answer) for number, answer in enumerate(("左肺上叶", "肝脏右叶囊肿", "左 lung"))]
+    answers = [answer_line(number, text) for number, text in enumerate(("左肺下叶", "肝右叶囊肿", "右 lung"))]
+    one = scored(tmp_path, golds, answers)
+    monkeypatch.setattr(sheets, "PROCESSES_FROM", 1)
+    side_by_side = scored(tmp_path, golds, answers)
+    assert one["models"] == side_by_side["models"] and list(one["models"][0]["metrics"]["strict"]) == [
+        *("char", "jieba", "zh", "13a")
+    ]
 
 
 def test_a_perfect_prediction_scores_100_and_an_empty_one_0(tmp_path: Path) -> None:

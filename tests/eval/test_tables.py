@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from small_scores import block, scores, with_modalities
 
-from llava_ultra_ext.eval import terminal_table
+from llava_ultra_ext.eval import table_rows, tables, terminal_table
+from llava_ultra_ext.eval.metrics import FIGURES
 from llava_ultra_ext.eval.tables import latex, markdown, text
 
 TWO = (("llava", block(50.0, 70.0)), ("ultra", block(60.5, 70.04)))
@@ -133,6 +134,25 @@ def test_latex_is_a_whole_booktabs_table_for_each_family() -> None:
     assert r"ultra & \textbf{60.5}" in table
 
 
+def test_a_further_figure_gets_its_column_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {"em": "EM", "rouge": "ROUGE", **dict(list(table_rows.OPEN_COLUMNS.items())[1:])}
+    for module in (table_rows, tables, terminal_table):
+        monkeypatch.setattr(module, "OPEN_COLUMNS", more)
+    content = scores(*TWO)
+    for model in content["models"]:
+        for family in model["metrics"].values():
+            family["char"]["rouge"] = 12.5
+    table = latex([("t", content)])
+    assert r"\multicolumn{9}{c}{Open-set} & \multicolumn{1}{c}{Closed-set} \\" in table
+    assert r"\cmidrule(lr){2-10}\cmidrule(lr){11-11}" in table and r"\cmidrule(lr){2-10}\cmidrule(lr){11-12}" in table
+    line = " ".join(text(content).splitlines()[2].split())
+    assert line == "llava 50.0 12.5 51.0 52.0 53.0 54.0 55.0 56.0 57.0 | 70.0 | 44.4"
+
+
+def test_every_figure_has_its_column() -> None:
+    assert tuple(table_rows.OPEN_COLUMNS) == FIGURES
+
+
 def test_unknown_layouts_and_ablations_of_several_sets_are_refused() -> None:
     with pytest.raises(ValueError, match=r"--layout other: no such layout\. Known: main, ablation"):
         markdown([("t", scores(*TWO))], "other")
@@ -184,5 +204,5 @@ def test_chinese_names_take_two_columns_of_a_terminal() -> None:
     names = ("甲状腺模型甲状腺模型甲状腺", "plain-model-of-26-letters")
     lines = text(scores(*zip(names, (block(1.0, 2.0), block(3.0, 4.0)), strict=True))).splitlines()
     first, second = lines[2], lines[4]
-    assert terminal_table._columns(first) == terminal_table._columns(second) == len(second)
+    assert terminal_table._text_width(first) == terminal_table._text_width(second) == len(second)
     assert len(first) == len(second) - 13

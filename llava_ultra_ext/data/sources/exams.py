@@ -9,12 +9,12 @@ about the pictures that its turn shows, or about all shown before where it shows
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llava_ultra_ext.data.exam import IMAGE_RUN, IMAGE_TOKEN, Exam
+from llava_ultra_ext.data.languages import at_home, has_chinese
 from llava_ultra_ext.data.sources.site_cue import BARE_QUESTIONS, drop_site, name_site
 from llava_ultra_ext.data.sources.source import (
     ANSWER_TYPES,
@@ -55,8 +55,6 @@ LISTED = 10
 
 MODALITY_WORDS = {"ultrasound": "超声", "x-ray": "X光", "ct": "CT", "mri": "磁共振"}
 """Modality -> its name in a Chinese question; any other is left out of it."""
-
-_CJK = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +113,7 @@ def is_closed(answer: str) -> bool:
 
 def language(text: str) -> str:
     """Chinese where any Chinese character stands."""
-    return "zh" if _CJK.search(text) else "en"
+    return "zh" if has_chinese(text) else "en"
 
 
 def _add_versions(items: list[Item], site_cue: str, reading: Reading) -> None:
@@ -206,9 +204,11 @@ def _built(record: Mapping[str, Any], texts: list[str], lang: str, site: str, mo
     for number, text in enumerate(texts):
         if text:
             spoken = lang or language(text)
-            words = (site, MODALITY_WORDS.get(modality.lower(), ""))
+            named = site if at_home(site, spoken) else ""  # counted by `name_site`
+            shown = modality if at_home(modality, "en") else ""
+            words = (named, MODALITY_WORDS.get(modality.lower(), ""))
             if spoken == "en":
-                words = (f"{site} " if site else "", f"{modality} " if modality else "")
+                words = (f"{named} " if named else "", f"{shown} " if shown else "")
             question = BUILT[spoken][number].format(site=words[0], modality=words[1])
             turns.append({"from": "human", "value": f"{tokens}\n{question}" if tokens else question})
             turns.append({"from": "gpt", "value": text})

@@ -10,6 +10,7 @@ import pytest
 from import_case import lines, run_import, write_json
 
 from llava_ultra_ext.data.exam import Exam
+from llava_ultra_ext.eval.gold import read_gold
 
 REPORT = {
     "id": "US-1", "image": ["US-1/1.png", "US-1/2.png"], "site": "甲状腺", "modality": "ultrasound",
@@ -107,12 +108,12 @@ def test_pictures_of_each_turn(tmp_path: Path) -> None:
 def test_official_split_language_and_answer_type_of_the_record(tmp_path: Path) -> None:
     records = [
         talk("a", "<image>\nIs it cystic?", "Yes.", split="test"),
-        talk("b", "<image>\n是囊性吗？", "不是", split="train", answer_type="OPEN", lang="en"),
+        talk("b", "<image>\n是囊性吗？", "不是", split="train", answer_type="OPEN", lang="zh"),
     ]
     card, out = imported(tmp_path, records)
     rows = gold(out)
     assert (rows["a-q1"]["split"], rows["a-q1"]["lang"], rows["a-q1"]["answer_type"]) == ("test", "en", "CLOSED")
-    assert (rows["b-q1"]["split"], rows["b-q1"]["lang"], rows["b-q1"]["answer_type"]) == ("train", "en", "OPEN")
+    assert (rows["b-q1"]["split"], rows["b-q1"]["lang"], rows["b-q1"]["answer_type"]) == ("train", "zh", "OPEN")
     assert card["split_rule"] == "official"
     assert card["duplicates"]["pictures_in_several_splits"] == 1  # both are about a.png
 
@@ -122,6 +123,68 @@ def test_records_without_text_and_other_languages_are_listed(tmp_path: Path) -> 
     card, out = imported(tmp_path, records, "--lang", "zh")
     assert card["records"] == {"read": 3, "used": 1, "skipped": 1, "left_out": {"lang_en": 1}}
     assert lines(out / "skipped.jsonl") == [{"place": "#1", "id": "empty", "reason": "no_text"}]
+
+
+def test_what_scoring_would_refuse_is_listed_and_in_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [
+        talk("a", "<image>\nIs it cystic?", "Yes."),
+        talk("b", "<image>\n是囊性吗？", "不是", lang="en"),
+        talk("c", "<image>\n有结节吗？", "——", "在哪里？", "右叶。"),
+        talk("d", "<image>\nCystic?", "No.", lang="zh"),
+        # Its Chinese is gone without the site, so it is in neither version.
+        talk("e", "<image>\n肝？", "CT", site="肝"),
+        talk("f", "<image>\nShow 甲状腺?", "Yes", site="甲状腺"),
+    ]
+    write_json(tmp_path / "exams.json", records)
+    run_import("exams", tmp_path / "exams.json", "--out", tmp_path / "out", "--site-cue", "both")
+    for cue in ("with_site", "without_site"):
+        folder = tmp_path / "out" / cue
+        assert sorted(gold(folder)) == ["a-q1", "c-q2", "e-q1"]
+        asked = [row["question_id"] for path in folder.glob("*_questions.jsonl") for row in lines(path)]
+        lists = [folder / f"{path.name.removesuffix('_gold.jsonl')}.json" for path in folder.glob("*_gold.jsonl")]
+        trained = [row["id"] for path in lists for row in json.loads(path.read_text(encoding="utf-8"))]
+        assert sorted(trained) == sorted(asked) == ["a-q1", "c-q2", "e-q1"]
+        assert lines(folder / "skipped.jsonl") == [
+            {"place": "question", "id": "b-q1", "reason": "lang_contradicts_text"},
+            {"place": "question", "id": "c-q1", "reason": "answer_says_nothing"},
+            {"place": "question", "id": "d-q1", "reason": "lang_contradicts_text"},
+            {"place": "question", "id": "f-q1", "reason": "lang_contradicts_text"},
+        ]
+        card = json.loads((folder / "import.json").read_text(encoding="utf-8"))
+        assert card["questions"]["skipped_as_no_gold"] == {"lang_contradicts_text": 3, "answer_says_nothing": 1}
+        assert (card["questions"]["read"], card["questions"]["written"]) == (7, 3)
+        for path in folder.glob("*_gold.jsonl"):
+            read_gold(path)
+    assert "scoring would refuse them: lang contradicts text 3, answer says nothing 1" in capsys.readouterr().out
+
+
+def test_no_cue_in_another_language_than_the_question(tmp_path: Path) -> None:
+    records = [
+        {"id": "r", "image": "a.png", "site": "甲状腺", "modality": "超声", "findings": "A nodule."},
+        {"id": "z", "image": "a.png", "site": "thyroid", "findings": "结节。"},
+        talk("t", "<image>\nWhat is it?", "A nodule.", site="甲状腺"),
+        talk("v", "<image>\n这是什么？", "血管。", site="IVC"),
+    ]
+    write_json(tmp_path / "exams.json", records)
+    run_import("exams", tmp_path / "exams.json", "--out", tmp_path / "out", "--site-cue", "both", "--split", "0,0,1")
+    named, bare = (tmp_path / "out" / f"{cue}_site" for cue in ("with", "without"))
+    assert {key: row["text"] for key, row in gold(named).items()} == {
+        "r-q1": "Describe the findings of this image.",
+        "z-q1": "请描述该超声图像的所见。",
+        "t-q1": "What is it?",
+        "v-q1": "检查部位：IVC。这是什么？",
+    }
+    assert [row["answer"] for row in gold(bare).values()] == [
+        "A nodule.",
+        "结节。",
+        "A nodule.",
+        "检查部位：IVC。血管。",
+    ]
+    notes = [json.loads((folder / "import.json").read_text(encoding="utf-8"))["notes"] for folder in (named, bare)]
+    assert notes[0]["questions_left_without_site_in_another_language"] == 3
+    assert notes[1]["answers_left_without_site_in_another_language"] == 3
+    for folder in (named, bare):
+        assert len(read_gold(folder / "test_gold.jsonl")) == 4
 
 
 @pytest.mark.parametrize(
