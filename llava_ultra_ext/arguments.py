@@ -17,6 +17,9 @@ STRATEGIES = ("none", "feature", "attention", "likelihood", "first", "random", "
 TAUGHT = ("attention", "likelihood")
 """Strategies whose feature score is distilled from a teacher that reads the findings (eq. 5)."""
 
+FUSIONS = ("scalar", "channel", "concat")
+"""How two encoders' projections become one: an alpha, an alpha a channel, or none (``vision/projector.py``)."""
+
 ATTENTION_LAYERS = 2
 """Default N of eq. 4. Our choice: the paper does not give it; deeper layers of the prototype were no better."""
 
@@ -52,7 +55,9 @@ class UltraModelArguments:
     sam_select_feature: str = _flag("neck", "SAM features: neck (256 channels) | last_hidden (before it).")
     sam_trainable: str = _flag("none", "What of SAM learns: none | neck (a copy under mm_projector).")
     encoder_batch_size: int = _flag(8, "Frames that go through the encoders (and the teacher) at once.")
-    mm_fusion_alpha: str = _flag("scalar", "alpha of eq. 2: scalar | channel (one per hidden channel).")
+    mm_fusion_alpha: str = _flag(
+        "scalar", "alpha of eq. 2: scalar | channel (one per hidden channel) | concat (none: concatenated channels)."
+    )
     adr_strategy: str = _flag("likelihood", f"How one frame of an exam is chosen: {' | '.join(STRATEGIES)}.")
     adr_top_k: int = _flag(1, "Frames kept of an exam.")
     adr_layers: int | None = _flag(
@@ -77,7 +82,7 @@ class UltraModelArguments:
         _choice(self.sam_token_merge, "sam_token_merge", ("unshuffle", "pool"))
         _choice(self.sam_select_feature, "sam_select_feature", ("neck", "last_hidden"))
         _choice(self.sam_trainable, "sam_trainable", ("none", "neck"))
-        _choice(self.mm_fusion_alpha, "mm_fusion_alpha", ("scalar", "channel"))
+        _choice(self.mm_fusion_alpha, "mm_fusion_alpha", FUSIONS)
         _choice(self.adr_strategy, "adr_strategy", STRATEGIES)
         _choice(self.adr_select_by, "adr_select_by", ("student", "teacher"))
         if self.adr_weights is not None:
@@ -86,6 +91,12 @@ class UltraModelArguments:
             raise ValueError(
                 "--sam_trainable neck with --sam_select_feature last_hidden: that feature does not pass the neck. "
                 "Use --sam_select_feature neck, or --sam_trainable none."
+            )
+        projector_type = getattr(self, "mm_projector_type", "linear")  # LLaVA's
+        if self.mm_fusion_alpha == "concat" and projector_type != "linear":
+            raise ValueError(
+                f"--mm_fusion_alpha concat with --mm_projector_type {projector_type}: channels are concatenated in "
+                "front of a linear projection only. Use --mm_projector_type linear, or scalar or channel."
             )
         self._check_numbers()
 

@@ -87,7 +87,7 @@ command=(
     --mm_vision_select_layer -2
     --mm_use_im_start_end False
     --mm_use_im_patch_token False
-    --mm_fusion_alpha "${FUSION_ALPHA:-scalar}"  # the paper; channel gives every hidden channel its own
+    --mm_fusion_alpha "${FUSION_ALPHA:-scalar}"  # the paper; channel gives every hidden channel its own, concat none
     --encoder_batch_size "${ENCODER_BATCH:-8}"
     --adr_strategy "$ADR_STRATEGY"
     --adr_weights "${ADR_WEIGHTS:-channel}"  # one shape for both stages; token_channel for ADR_STRATEGY=feature, in both

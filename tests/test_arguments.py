@@ -39,7 +39,7 @@ BAD_MODEL_FLAGS = [
     ({"sam_token_merge": "max"}, "--sam_token_merge max: not a known value. Allowed: unshuffle, pool."),
     ({"sam_select_feature": "x"}, "--sam_select_feature x: not a known value. Allowed: neck, last_hidden."),
     ({"sam_trainable": "all"}, "--sam_trainable all: not a known value. Allowed: none, neck."),
-    ({"mm_fusion_alpha": "token"}, "--mm_fusion_alpha token: not a known value. Allowed: scalar, channel."),
+    ({"mm_fusion_alpha": "token"}, "--mm_fusion_alpha token: not a known value. Allowed: scalar, channel, concat."),
     (
         {"sam_trainable": "neck", "sam_select_feature": "last_hidden"},
         "that feature does not pass the neck. Use --sam_select_feature neck",
@@ -60,6 +60,16 @@ def test_a_bad_model_flag_says_what_is_allowed(flags: dict, message: str) -> Non
     with pytest.raises(ValueError) as error:
         UltraModelArguments(**flags)
     assert message in str(error.value)
+
+
+def test_concat_needs_a_linear_projector() -> None:
+    @dataclasses.dataclass
+    class WithLlavas(UltraModelArguments):
+        mm_projector_type: str = "linear"
+
+    WithLlavas(mm_fusion_alpha="concat")
+    with pytest.raises(ValueError, match="--mm_fusion_alpha concat with --mm_projector_type mlp2x_gelu"):
+        WithLlavas(mm_fusion_alpha="concat", mm_projector_type="mlp2x_gelu")
 
 
 @pytest.mark.parametrize("count", [0, -3])

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from llava_ultra_ext.arguments import FUSIONS
 from llava_ultra_ext.vision.sampler import FrameScorer
 
 NECK_OWNER = "sam"  # the encoder whose features pass the optional trainable neck
@@ -53,7 +54,9 @@ class Fusion(nn.Module):
     Args:
         encoders: how many projections are mixed.
         hidden_size: D.
-        mode: ``scalar`` (one weight an encoder, the paper) or ``channel`` (one for each of the D channels).
+        mode: ``scalar`` (one weight an encoder, the paper), ``channel`` (one for each of the D channels) or ``concat``
+            (no weight: with linear projections the plain sum is one projection of the concatenated channels, which is
+            what other two-encoder models learn; for comparison).
 
     Raises:
         ValueError: for another mode.
@@ -61,12 +64,12 @@ class Fusion(nn.Module):
 
     def __init__(self, encoders: int, hidden_size: int, mode: str = "scalar") -> None:
         super().__init__()
-        if mode not in ("scalar", "channel"):
-            raise ValueError(f"alpha_mode {mode!r} is unknown: choose 'scalar' or 'channel'.")
+        if mode not in FUSIONS:
+            raise ValueError(f"alpha_mode {mode!r} is unknown: choose one of {', '.join(FUSIONS)}.")
         self.encoders = encoders
         columns = 1 if mode == "scalar" else hidden_size
         shape = (columns,) if encoders == 2 else (encoders, columns)
-        self.logits = nn.Parameter(torch.zeros(shape)) if encoders > 1 else None
+        self.logits = nn.Parameter(torch.zeros(shape)) if encoders > 1 and mode != "concat" else None
         self._last_weights: Tensor | None = None
 
     def reset_parameters(self) -> None:
@@ -77,8 +80,8 @@ class Fusion(nn.Module):
     def forward(self, *projected: Tensor) -> Tensor:
         """Mixes the encoders' projections, each (N, T, D), into H_v (N, T, D) in their dtype."""
         if self.logits is None:
-            self._last_weights = torch.ones(1, 1)
-            return projected[0]
+            self._last_weights = torch.ones(self.encoders, 1)
+            return sum(projected[1:], start=projected[0])
         logits = self.logits.float()
         if self.encoders == 2:
             alpha = logits.sigmoid()
@@ -96,8 +99,8 @@ class Fusion(nn.Module):
         """The weights used by the last forward, detached; safe to read at any time, also under ZeRO-3.
 
         Returns:
-            float32 (encoders,), or (encoders, D) for ``channel``, summing to 1 over the encoders. The first encoder's
-            is the paper's alpha.
+            float32 (encoders,), or (encoders, D) for ``channel``, summing to 1 over the encoders, all 1 for
+            ``concat``. The first encoder's is the paper's alpha.
 
         Raises:
             RuntimeError: before the first forward.
@@ -122,7 +125,8 @@ class UltraProjector(nn.Module):
         merge: brings the neck's (N, C'', g, g) to the reference grid, (N, T, C). Needed with ``neck`` only.
 
     Raises:
-        ValueError: without encoders, or for a neck without ``merge`` or without a ``sam`` encoder.
+        ValueError: without encoders, for a neck without ``merge`` or without a ``sam`` encoder, or for ``concat`` with
+            another projection than a linear one.
     """
 
     def __init__(
@@ -144,6 +148,11 @@ class UltraProjector(nn.Module):
             raise ValueError(
                 f"A trainable neck needs a merge function and a {NECK_OWNER!r} encoder; got merge={merge}, "
                 f"encoders {list(widths)}. Give both, or keep the neck frozen in the tower."
+            )
+        if alpha_mode == "concat" and projector_type != "linear":
+            raise ValueError(
+                f"--mm_fusion_alpha concat with --mm_projector_type {projector_type}: the channels can be concatenated "
+                "in front of a linear projection only. Use linear, or scalar or channel."
             )
         self.projections = nn.ModuleDict(
             {kind: build_projection(width, hidden_size, projector_type) for kind, width in widths.items()}

@@ -72,6 +72,20 @@ class FrameScorer(nn.Module):
         Raises:
             ValueError: if T or D differ from what the weights were built for.
         """
+        return self.contributions(h).sum(-1)
+
+    def contributions(self, h: Tensor) -> Tensor:
+        """What each token adds to its frame's score: where in the frame the score comes from.
+
+        Args:
+            h: as in `forward`.
+
+        Returns:
+            (N, T) float32; their sum over the tokens is the score.
+
+        Raises:
+            ValueError: as `forward`.
+        """
         if h.shape[-1] != self.hidden_size or (self.token_weights is not None and h.shape[1] != self.tokens):
             raise ValueError(
                 f"The frame scorer got features {tuple(h.shape)}, but was built for (N, {self.tokens}, "
@@ -81,7 +95,7 @@ class FrameScorer(nn.Module):
             normed = F.layer_norm(h.float(), (self.hidden_size,))  # (N, T, D)
             channels, tokens = self.channel_weights, self.token_weights
             per_token = normed.abs().mean(-1) if channels is None else normed @ channels.float()  # (N, T)
-            return per_token.mean(-1) if tokens is None else per_token @ tokens.float()
+            return per_token / h.shape[1] if tokens is None else per_token * tokens.float()
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,15 @@ def test_three_encoders_mix_by_softmax(mode: str) -> None:
     torch.testing.assert_close(projector.alpha().sum(0), torch.ones(projector.alpha().shape[1:]))
 
 
+def test_concat_is_one_projection_of_the_concatenated_channels() -> None:
+    projector, x = make(alpha_mode="concat"), features()
+    clip, sam = projector.projections["clip"], projector.projections["sam"]
+    weight, bias = torch.cat([clip.weight, sam.weight], dim=1), clip.bias + sam.bias
+    torch.testing.assert_close(projector(x), torch.cat([x["clip"], x["sam"]], dim=-1) @ weight.T + bias)
+    assert projector.alpha().tolist() == [1.0, 1.0]
+    assert not any("logits" in name for name in projector.state_dict())
+
+
 def test_one_encoder_is_a_plain_projection() -> None:
     projector, x = make({"clip": 5}), features({"clip": 5})
     torch.testing.assert_close(projector(x), linear(projector.projections["clip"], x["clip"]), rtol=0, atol=1e-6)
@@ -184,7 +193,8 @@ def test_neck_features_pass_neck_then_merge_then_projection() -> None:
     [
         ({"projector_type": "mlp_gelu"}, "mlpNx_gelu"),
         ({"projector_type": "mlp0x_gelu"}, "mlpNx_gelu"),
-        ({"alpha_mode": "token"}, "'scalar' or 'channel'"),
+        ({"alpha_mode": "token"}, "scalar, channel, concat"),
+        ({"alpha_mode": "concat", "projector_type": "mlp2x_gelu"}, "mm_projector_type mlp2x_gelu"),
         ({"widths": {}}, "at least one encoder"),
         ({"neck": nn.Identity()}, "merge"),
         ({"widths": {"clip": 5}, "neck": nn.Identity(), "merge": nn.Identity()}, "sam"),

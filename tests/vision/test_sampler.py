@@ -50,6 +50,20 @@ def test_scorer_starts_without_ties_and_with_a_token_average() -> None:
     torch.testing.assert_close(both(h), channel(h))
 
 
+def test_contributions_say_which_token_a_score_comes_from() -> None:
+    scorer, h = FrameScorer(D, T, "token_channel"), torch.zeros(2, T, D)
+    scorer.channel_weights.data.copy_(torch.arange(D))
+    scorer.token_weights.data.copy_(torch.tensor([1.0, 1.0, 2.0, 1.0, 1.0]))
+    h[1, 2] = torch.arange(D)  # normed: (i - 3.5) / sqrt(5.25), times i: 42 / sqrt(5.25) = 18.33, weighted twice
+    expected = torch.zeros(2, T)
+    expected[1, 2] = 36.66
+    torch.testing.assert_close(scorer.contributions(h), expected, rtol=1e-3, atol=1e-3)
+    channel = FrameScorer(D, T, "channel")
+    channel.channel_weights.data.copy_(torch.arange(D))
+    torch.testing.assert_close(channel.contributions(h)[1, 2], torch.tensor(18.33 / T), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(channel(h), channel.contributions(h).sum(-1))
+
+
 def test_scores_are_float32_whatever_the_parameters() -> None:
     torch.manual_seed(0)
     scorer, h = FrameScorer(D, T).to(torch.bfloat16), torch.randn(4, T, D, dtype=torch.bfloat16)
