@@ -17,6 +17,7 @@ EXTRAS = {
     "flash": ["flash-attn>=2.3"],
     "dicom": ["pydicom>=3,<4", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg"],
     "eval": ["jieba", "jinja2", "matplotlib", "sacrebleu", "shortuuid"],
+    "phantom": ["scipy"],
     "dev": [
         "hypothesis",
         "mypy",

@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("llava_ultra_ext.train.merge:main", "merge a LoRA folder into one that LLaVA opens without model_base"),
     "score-frames": ("llava_ultra_ext.eval.score_frames:main", "teacher scores of every frame, after stage 1"),
     "import": ("llava_ultra_ext.data.importing:main", "SLAKE, OpenI, BUSI or your exams, ready to train and to score"),
+    "phantom": ("llava_ultra_ext.data.sources.phantom.generate:main", "synthetic ultrasound exams with known truth"),
     "answer": ("llava_ultra_ext.eval.generate:main", "answer a question file, exams included"),
     "score": ("llava_ultra_ext.eval.score:main", "score answers files against a gold file; loads no model"),
     "report": ("llava_ultra_ext.eval.report:main", "tables, a chart and a page of examples from scores"),
