@@ -161,7 +161,10 @@ def _version(
         reasons = Counter(skip.reason for skip in (*reading.skipped, *no_gold)) + reading.left_out
         reasons["missing_picture"] += len(items)
         listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items() if count)
-        raise ValueError(f"{options.source}: no question is left to write ({listed}). Check --image-folder and --lang.")
+        raise ValueError(
+            f"{options.source}: no question is left to write ({listed}). "
+            "Give records with text (conversations, findings or diagnosis), and check --image-folder and --lang."
+        )
     ids = Counter(item.id for item in kept)
     doubled = [key for key, count in ids.items() if count > 1]
     if doubled:

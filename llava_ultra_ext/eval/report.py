@@ -225,7 +225,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--scores", required=True, action="append", help="of llava-ultra score --json; again for each data set")
-    add("--title", action="append", help="the data set's, once for each --scores; default: the gold file's name")
+    add(
+        "--title",
+        action="append",
+        help="the data set's, once for each --scores; default: the gold file's name, or its folder's",
+    )
     add("--out", required=True, help="folder for table.md, table.tex, report.json, chart.png, examples.html")
     add(
         "--layout",

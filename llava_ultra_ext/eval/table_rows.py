@@ -194,7 +194,7 @@ def _rows(part: Part, family: Family, modalities: Sequence[str], ablation: bool)
 def _cells(
     blocks: Mapping[str, Mapping[str, Any]], tokenizer: str, family: Family, ablation: bool
 ) -> dict[str, tuple[Cell, ...]]:
-    """Cells of each model. Best are all that show the same highest figure; a model alone is not called best."""
+    """Cells of each model. Best are all that show the same highest figure, unless every model does."""
     table = {
         name: [figure(block, family.key, tokenizer, key) for key in columns(family)] for name, block in blocks.items()
     }
@@ -203,14 +203,15 @@ def _cells(
         max((float(shown(value)) for value in column if value is not None), default=None)
         for column in zip(*table.values(), strict=True)
     ]
+    lows = [min(float(shown(value or 0.0)) for value in column) for column in zip(*table.values(), strict=True)]
     return {
         name: tuple(
             Cell(
                 value,
-                len(blocks) > 1 and value is not None and float(shown(value)) == top,
+                value is not None and float(shown(value)) == top != low,
                 value - first if ablation and values is not base and None not in (value, first) else None,
             )
-            for value, first, top in zip(values, base, tops, strict=True)
+            for value, first, top, low in zip(values, base, tops, lows, strict=True)
         )
         for name, values in table.items()
     }
@@ -223,6 +224,7 @@ def rules(datasets: Datasets, family: Family) -> list[str]:
     lines = [family.note, f"BLEU: {'; '.join(bleu)}"]
     if family.key == "strict":
         lines.append(f"Normalisation: {'; '.join(dict.fromkeys(own['normalisation'] for own in settings))}")
+    lines.append("Bold: the highest figure, which is no test; intervals and comparisons stand in report.json")
     return lines
 
 

@@ -9,6 +9,7 @@ about the pictures that its turn shows, or about all shown before where it shows
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def read(options: argparse.Namespace) -> Reading:
     items: list[Item] = []
     faults: list[str] = []
     first: dict[str, int] = {}
-    for position, record in enumerate(records):
+    for position, record in enumerate(_with_ids(records)):
         try:
             exam, found = _record(record, position, options.modality)
             if exam is not None and exam.id in first:
@@ -104,6 +105,18 @@ def read(options: argparse.Namespace) -> Reading:
         raise ValueError("\n".join([*lines, "Repair them, or take them out of the list."]))
     _add_versions(items, options.site_cue, reading)
     return reading
+
+
+def _with_ids(records: list[Any]) -> Iterator[Any]:
+    """Records without `id` are named by their exam, the second one of an exam with a number, so that new exams in the
+    list rename no old question."""
+    seen: Counter[str] = Counter()
+    for record in records:
+        exam = record.get("exam_id") if isinstance(record, Mapping) and record.get("id") is None else None
+        if isinstance(exam, str) and exam:
+            seen[exam] += 1
+            record = {**record, "id": exam if seen[exam] == 1 else f"{exam}-{seen[exam]}"}
+        yield record
 
 
 def is_closed(answer: str) -> bool:

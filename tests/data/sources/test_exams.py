@@ -52,6 +52,12 @@ def test_a_report_becomes_a_findings_and_a_diagnosis_question(tmp_path: Path) ->
     assert exam.findings == "甲状腺右叶见低回声结节。" and exam.valid_frames == (1,)
 
 
+def test_records_without_an_id_are_named_by_their_exam(tmp_path: Path) -> None:
+    records = [{"exam_id": exam, "image": "a.png", "diagnosis": "结节。"} for exam in ("US-1", "US-2", "US-1")]
+    _, out = imported(tmp_path, records, "--split", "0,0,1")
+    assert sorted(gold(out)) == ["US-1-2-q1", "US-1-q1", "US-2-q1"]
+
+
 def test_english_reports_get_english_questions(tmp_path: Path) -> None:
     _, out = imported(tmp_path, [{"id": "e", "image": "a.png", "site": "thyroid", "diagnosis": "Nodule."}])
     assert [row["text"] for row in gold(out).values()] == ["Give the diagnosis of this thyroid ultrasound image."]
