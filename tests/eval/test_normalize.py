@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,6 +107,19 @@ def test_our_terms_make_jieba_cut_alike() -> None:
     assert "右叶见" in plain("甲状腺右叶见低回声结节") and "右叶" in plain("甲状腺右叶可见低回声结节")
     for text in ("甲状腺右叶见低回声结节", "甲状腺右叶可见低回声结节"):
         assert {"右叶", "低回声", "结节"} <= set(ours(text))
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="甲状腺右叶见低回声结节肝胆囊，。；：、！？（） \n()ab1.2-%", max_size=40))
+def test_cutting_by_clauses_is_what_jieba_does_with_the_whole_text(text: str) -> None:
+    assert tokenizer("jieba-plain")(text) == [token for token in _plain_jieba().lcut(text) if not token.isspace()]
+
+
+@functools.cache
+def _plain_jieba():
+    import jieba
+
+    return jieba.Tokenizer()
 
 
 def test_jiebas_own_dictionary_is_left_alone() -> None:
