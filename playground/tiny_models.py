@@ -24,18 +24,37 @@ from tiny_tokenizer import CORPUS, fresh_folder, make_tokenizer, read_corpus
 
 
 def make_clip(
-    folder: str | Path, image_size: int = 32, patch_size: int = 8, hidden: int = 32, layers: int = 2, seed: int = 0
+    folder: str | Path,
+    image_size: int = 32,
+    patch_size: int = 8,
+    hidden: int = 32,
+    layers: int = 2,
+    heads: int = 2,
+    words: int = 16,
+    positions: int = 8,
+    seed: int = 0,
 ) -> Path:
     """Writes a CLIP folder (text and vision model, as OpenAI's) that `CLIPVisionModel.from_pretrained` opens.
 
-    Its grid is (image_size / patch_size)^2 tokens of `hidden` channels.
+    Its grid is (image_size / patch_size)^2 tokens of `hidden` channels. Its text model reads `positions` tokens of
+    `words`, the last of which ends a text.
     """
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-    shared = {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers}
+    shared = {
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
     config = CLIPConfig(
-        text_config={**shared, "num_attention_heads": 2, "vocab_size": 16, "max_position_embeddings": 8},
-        vision_config={**shared, "num_attention_heads": 2, "image_size": image_size, "patch_size": patch_size},
+        text_config={
+            **shared,
+            "vocab_size": words,
+            "max_position_embeddings": positions,
+            "eos_token_id": words - 1,
+        },
+        vision_config={**shared, "image_size": image_size, "patch_size": patch_size},
         projection_dim=hidden,
     )
     processor = CLIPImageProcessor(

@@ -14,7 +14,7 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 PLAYGROUND = Path(__file__).resolve().parents[1] / "playground"
-sys.path[:0] = [str(PLAYGROUND), str(PLAYGROUND / "quickstart")]
+sys.path[:0] = [str(PLAYGROUND), *(str(PLAYGROUND / name) for name in ("quickstart", "models", "ablation"))]
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import make_models
+import reading
 import run
 import serving
 import summary
@@ -178,7 +179,7 @@ def test_the_language_model_learns_answers_only(tiny_llama):
     turns = ["<image>\n<image>\n这是静态图吗？", "静态图。", "亮度？", "较暗。"]
     exam = {"conversations": [{"value": value} for value in turns]}
     for stage, learnt in ((1, "静态图。</s>"), (2, "静态图。</s>较暗。</s>")):
-        tokens, labels = make_models.reading(exam, stage, [7] * 36, tokenizer)
+        tokens, labels = reading.row(stage, exam, [7] * 36, tokenizer)
         assert len(tokens) == len(labels) and tokens[0] == tokenizer.bos_token_id
         assert tokens.count(7) >= 36
         kept = [label for label in labels if label != -100]

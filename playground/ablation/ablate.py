@@ -1,0 +1,164 @@
+"""The paper's ablation on phantom exams: every row through LLaVA's own training, `llava-ultra answer` and `score`.
+
+    bash scripts/ablation.sh --quick
+    bash scripts/ablation.sh --seeds 3
+
+A row of a seed is a folder; a finished one is kept, so a run that was cut off goes on. Writes OUT/ablation.json,
+ablation.md and plots, and with --results copies them there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import plots
+import table
+from processes import ROOT, StepFailed, python, stop_on_signals
+from rows import ALL, DEFAULTS, ROWS, SCALES, Scale
+from steps import read_json, run, same_settings, write_json
+from trainings import Setup, Trainings
+
+OUT = ROOT / "playground" / "out" / "ablation"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; the exit status is 0 when every row is there."""
+    args = _parser().parse_args(argv)
+    out = (args.out or OUT / args.scale).resolve()
+    start = time.monotonic()
+    try:
+        names = _names(args.rows)
+        setup = Setup(out, SCALES[args.scale])
+        same_settings(out / "settings.json", asdict(setup.scale))
+        prepare(setup, args.jobs)
+        failures = train(setup, names, args.seeds, args.jobs)
+        content = collect(setup, args)
+        for line in table.terminal(content):
+            print(line)
+        if args.results:
+            args.results.mkdir(parents=True, exist_ok=True)
+            for path in (out / "results").iterdir():
+                shutil.copy(path, args.results / path.name)
+        print(f"{time.monotonic() - start:.0f} s; {out / 'results'}")
+        if failures:
+            raise StepFailed("; ".join(failures))
+    except (StepFailed, OSError, ValueError) as error:
+        print(f"ablation: FAILED: {error}", file=sys.stderr)
+        return 1
+    print("ablation: OK")
+    return 0
+
+
+def prepare(setup: Setup, jobs: int) -> None:
+    """Phantom exams, their question versions, and the foundation models."""
+    scale = setup.scale
+    lowest, highest = scale.frames
+    phantom = python("-m", "llava_ultra_ext.cli", "phantom", "--out", setup.phantom, "--exams", scale.exams)
+    phantom += ["--held-out", str(scale.held_out), "--size", str(scale.size), "--frames", f"{lowest}-{highest}"]
+    phantom += ["--workers", str(jobs)]
+    _part("phantom exams", phantom, setup.out / "phantom.log", setup.phantom / "exams.json")
+    held_out = setup.phantom / "held_out.json"
+    if not held_out.exists():
+        write_json(
+            held_out, [record for record in read_json(setup.phantom / "exams.json") if record["split"] == "test"]
+        )
+    for name, manifest, more in (("train", "stage2.json", ["--split", "1,0,0"]), ("test", "held_out.json", [])):
+        command = python("-m", "llava_ultra_ext.cli", "import", "exams", setup.phantom / manifest, *more)
+        command += ["--out", str(setup.data / name), "--site-cue", "both"]
+        _part(f"{name} questions", command, setup.out / f"{name}.log", setup.data / name / "card.json")
+    models = python(ROOT / "playground" / "models" / "make.py", "--out", setup.models, "--exams", scale.reading_exams)
+    models += ["--size", str(scale.size), "--clip-steps", str(scale.clip_steps), "--sam-steps", str(scale.sam_steps)]
+    models += ["--llama-steps", str(scale.llama_steps), "--threads", str(jobs), "--workers", str(jobs)]
+    _part("small CLIP, SAM, LLaMA", models, setup.out / "models.log", None)
+
+
+def _part(title: str, command: list[str], log: Path, finished: Path | None) -> None:
+    if finished is None or not finished.exists():
+        print(f"{title:34}", end="", flush=True)
+        usage = run(title, command, log)
+        print(f"{usage.seconds:5.0f} s", flush=True)
+
+
+def train(setup: Setup, names: Sequence[str], seeds: int, jobs: int) -> list[str]:
+    """Every row of every seed, `jobs` at once; the failures, after all others are done."""
+    trainings, failures = Trainings(setup), []
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(trainings.row, name, seed): (name, seed) for seed in range(seeds) for name in names}
+        for number, done in enumerate(as_completed(waiting), start=1):
+            name, seed = waiting[done]
+            try:
+                found = done.result()
+                line = f"frame choice {found['frame_choice']:5.1f}  F1 {found['f1']:5.1f}"
+            except (StepFailed, ValueError, OSError) as error:
+                failures.append(f"{name} seed {seed}: {error}")
+                line = f"FAILED: {error}"
+            print(f"[{number}/{len(waiting)}] {name:24} seed {seed}  {line}", flush=True)
+    return failures
+
+
+def collect(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
+    """Rows that are finished, whatever was asked for now, with means and intervals; files and plots."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in ALL:
+        results = sorted((setup.out / "rows" / name).glob("seed*/result.json"))
+        if results:
+            found[name] = [read_json(path) for path in results]
+    if not found:
+        raise StepFailed("no row was finished")
+    content = {"about": about(setup.scale, args), "rows": table.summarise(found)}
+    folder = setup.out / "results"
+    write_json(folder / "ablation.json", content["rows"])
+    write_json(folder / "about.json", content["about"])
+    (folder / "ablation.md").write_text(table.markdown(content), encoding="utf-8")
+    plots.write(found, folder)
+    return content
+
+
+def about(scale: Scale, args: argparse.Namespace) -> dict[str, Any]:
+    """What the figures come from."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "command": f"bash scripts/ablation.sh --scale {args.scale} --seeds {args.seeds} --rows {args.rows}",
+        "commit": commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else ""),
+        "machine": f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}, no GPU",
+        "scale": asdict(scale),
+    }
+
+
+def _names(given: str) -> list[str]:
+    groups = {"table": list(ROWS), "defaults": list(DEFAULTS), "all": list(ALL)}
+    names = groups.get(given) or [name for name in given.split(",") if name]
+    unknown = [name for name in names if name not in ALL]
+    if unknown or not names:
+        raise ValueError(f"--rows {given}: no row {', '.join(unknown)}. Known: table, defaults, all, {', '.join(ALL)}.")
+    return names
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bash scripts/ablation.sh", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--scale", choices=list(SCALES), default="full", help="how much is trained (default: %(default)s)")
+    add("--quick", dest="scale", action="store_const", const="quick", help="--scale quick: one table in 25 minutes")
+    add("--seeds", type=int, default=1, help="trainings of each row (default: %(default)s)")
+    add("--rows", default="table", help="table, defaults, all, or names with commas (default: %(default)s)")
+    add("--jobs", type=int, default=os.cpu_count() or 1, help="rows at once, one processor each")
+    add("--out", type=Path, help="folder of the run; default: playground/out/ablation/SCALE")
+    add("--results", type=Path, help="folder for the table and the plots, beside OUT/results")
+    return parser
+
+
+if __name__ == "__main__":
+    stop_on_signals()
+    raise SystemExit(main())

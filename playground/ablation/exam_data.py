@@ -1,0 +1,98 @@
+"""What the rows train on and are asked: files of `llava-ultra import`, and their variants."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rows import Row
+from steps import read_json, write_json
+
+ASKED = ("findings", "diagnosis", "lesion_seen", "echo", "margin", "texture", "calcification", "micro_seen")
+"""Content types of the held-out questions: the whole texts, fine detail, and one attribute that coarse cells show."""
+
+FRAMES_ASKED = 2
+"""Frames of an exam that a model without a sampler is asked about, each by itself. Our choice: previous works take
+every frame with the text as a test sample; two frames drawn from the exam have the same mean at a third of the cost."""
+
+
+def training_file(data: Path, row: Row) -> Path:
+    """The stage 2 file of a row, in the row's version of the questions; made where it is missing.
+
+    Args:
+        data: `train` and `test` in it are outputs of `llava-ultra import exams --site-cue both`.
+    """
+    source = data / "train" / row.questions / "train.json"
+    if row.data == "exam":
+        return source
+    target = data / "variants" / f"{row.questions}_{row.data}_train.json"
+    if not target.exists():
+        write_json(target, (by_frame if row.data == "frame" else swap_findings)(read_json(source)))
+    return target
+
+
+def by_frame(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every frame is a sample with the exam's text, as previous works have it."""
+    samples = []
+    for record in records:
+        turns = record["conversations"]
+        question = turns[0]["value"].replace("<image>\n", "").replace("<image>", "")
+        first = {**turns[0], "value": f"<image>\n{question}"}
+        for place, name in enumerate(record["image"]):
+            sample = {key: value for key, value in record.items() if key not in ("valid_frames", "findings")}
+            sample |= {"id": f"{record['id']}-f{place}", "image": name, "conversations": [first, *turns[1:]]}
+            samples.append(sample)
+    return samples
+
+
+def swap_findings(records: Sequence[Mapping[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
+    """The teacher reads another exam's findings; questions and answers stay. The control of every taught sampler."""
+    findings = {record["exam_id"]: record["findings"] for record in records}
+    exams = sorted(findings)
+    random.Random(seed).shuffle(exams)
+    other = {exam: findings[exams[place - 1]] for place, exam in enumerate(exams)}
+    return [{**record, "findings": other[record["exam_id"]]} for record in records]
+
+
+def gold_file(data: Path, row: Row) -> Path:
+    """The held-out questions of the kinds `ASKED` with their answers; for a model without a sampler, of single frames.
+
+    A gold file is a question file too, and `valid_frames` in it is what the oracle row picks by.
+    """
+    target = data / "variants" / f"{row.questions}_{row.data}_gold.jsonl"
+    if not target.exists():
+        lines = [
+            line
+            for line in read_lines(data / "test" / row.questions / "test_gold.jsonl")
+            if line["content_type"] in ASKED
+        ]
+        _write_lines(target, [one for line in lines for one in _single_frames(line)] if row.data == "frame" else lines)
+    return target
+
+
+def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    partial.replace(path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """A JSON lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _single_frames(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same frames for every question of an exam."""
+    count = len(record["image"])
+    places = sorted(random.Random("|".join(record["image"])).sample(range(count), min(FRAMES_ASKED, count)))
+    lines = []
+    for place in places:
+        line = {**record, "question_id": f"{record['question_id']}-f{place}", "image": record["image"][place]}
+        if record.get("valid_frames") is not None:
+            line["valid_frames"] = [0] if place in record["valid_frames"] else []
+        lines.append(line)
+    return lines

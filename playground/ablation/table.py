@@ -1,0 +1,88 @@
+"""Means and intervals over seeds, and the table in the layout of the paper's Table 3 with what it costs beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from scipy.stats import t as student
+
+from rows import ALL
+
+COLUMNS = {
+    "frame_choice": "frame",
+    "f1": "F1",
+    "bleu": "BLEU",
+    "em": "EM",
+    "closed": "closed",
+    "findings_f1": "findings F1",
+    "diagnosis_em": "diagnosis",
+    "fine": "fine detail",
+    "specificity": "specificity",
+    "kept_frames": "frames into the LLM",
+    "train_seconds_a_sample": "train s/sample",
+    "train_peak_mb": "peak MB",
+}
+"""Figure -> head of its column. Per cent, except the last three."""
+
+NOTES = (
+    "frame: lesion exams whose chosen frame shows the lesion. specificity: normal exams said to be normal. "
+    "fine detail: margin, texture and calcification, exact. F1, BLEU, EM: open answers, characters, `strict`. "
+    "Means over seeds, 95 % intervals of Student's t over seeds in brackets."
+)
+
+_PLAIN = ("name", "seed", "exams", "log")
+
+
+def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """A row for each name: `seeds`, and each figure as {mean, low, high}; low and high are None for a single seed."""
+    rows = []
+    for name, results in found.items():
+        row: dict[str, Any] = {"name": name, "title": ALL[name].title, "group": ALL[name].group, "seeds": len(results)}
+        for key in (key for key in results[0] if key not in _PLAIN):
+            row[key] = interval([float(result[key]) for result in results])
+        for key in sorted({key for result in results for key in result["log"]}):
+            row[f"log_{key}"] = interval([result["log"][key] for result in results if key in result["log"]])
+        rows.append(row)
+    return rows
+
+
+def interval(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and 95 % interval of Student's t."""
+    mean = fmean(values)
+    if len(values) < 2:
+        return {"mean": round(mean, 4), "low": None, "high": None}
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The table, its notes, and what it comes from."""
+    about = content["about"]
+    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|" + " --- |" * (len(COLUMNS) + 1)]
+    for row in content["rows"]:
+        lines.append(f"| {row['title']} | " + " | ".join(_cell(row, key) for key in COLUMNS) + " |")
+    chance = content["rows"][0]["chance"]["mean"]
+    lines += ["", NOTES + f" Chance of a random frame: {chance:.1f}.", ""]
+    lines += [f"`{about['command']}`, commit {about['commit']}; {about['machine']}.", ""]
+    return "\n".join(lines)
+
+
+def terminal(content: Mapping[str, Any]) -> list[str]:
+    """The table's means for a terminal."""
+    keys = [key for key in COLUMNS if key not in ("em", "train_peak_mb")]
+    lines = [f"{'':24}" + "".join(f"{COLUMNS[key].split()[0][:8]:>10}" for key in keys)]
+    for row in content["rows"]:
+        lines.append(f"{row['name']:24}" + "".join(f"{row[key]['mean']:10.2f}" for key in keys))
+    return [*lines, f"chance of a random frame {content['rows'][0]['chance']['mean']:.1f}"]
+
+
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    found = row[key]
+    digits = 3 if key == "train_seconds_a_sample" else 0 if key == "train_peak_mb" else 1
+    text = f"{found['mean']:.{digits}f}"
+    if found["low"] is None or key in ("train_seconds_a_sample", "train_peak_mb", "kept_frames"):
+        return text
+    return f"{text} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"

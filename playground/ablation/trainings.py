@@ -1,0 +1,199 @@
+"""One row of one seed: stage 1, the teacher's scores, stage 2, answers, scores; each by the command that users have.
+
+A finished part is kept, so a run that was cut off goes on; what rows share (stage 1, teacher scores) is made once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import exam_data
+import measures
+from processes import ROOT, python
+from rows import ALL, STAGE1, Row, Scale
+from run import DEFAULTS  # what scripts/train.sh reads: set to its own default
+from serving import free_ports
+from steps import Usage, read_json, run, same_settings, write_json
+
+SETTINGS = {
+    **dict.fromkeys(DEFAULTS.split(), ""),
+    "NUM_GPUS": "1",
+    "ZERO": "zero2",
+    "BF16": "False",
+    "FP16": "False",
+    "TF32": "False",
+    "LR": "1e-3",  # the paper
+    "EPOCHS": "1",  # --max_steps decides
+    "MAX_LENGTH": "1024",
+    "GRADIENT_CHECKPOINTING": "False",
+    "LOADER_WORKERS": "0",
+    "SAVE_STEPS": "100000",
+    "LOGGING_STEPS": "5",
+    "ENCODER_BATCH": "64",
+    "LORA_R": "32",
+    "LORA_ALPHA": "64",
+    "LORA_DROPOUT": "0",
+}
+"""Of scripts/train.sh, for models a ten-thousandth of the real size on one processor; else the recipe's numbers."""
+
+MAX_NEW_TOKENS = 200
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where everything is, and how large it is."""
+
+    out: Path
+    scale: Scale
+
+    @property
+    def phantom(self) -> Path:
+        return self.out / "phantom"
+
+    @property
+    def data(self) -> Path:
+        return self.out / "data"
+
+    @property
+    def models(self) -> Path:
+        return self.out / "models"
+
+
+class Trainings:
+    """Rows of one setup; safe to use from several threads."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self._locks: dict[Path, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    def row(self, name: str, seed: int) -> dict[str, Any]:
+        """Computes a row, or reads it where it is finished.
+
+        Raises:
+            StepFailed: a command failed; its log is named.
+            ValueError: the row's folder was computed with other settings.
+        """
+        row = ALL[name]
+        folder = self.setup.out / "rows" / name / f"seed{seed}"
+        same_settings(folder / "settings.json", {**self._shared(), "row": asdict(row), "seed": seed})
+        result = folder / "result.json"
+        if not result.exists():
+            write_json(result, {"name": name, "seed": seed, **self._compute(row, folder, seed)})
+        return read_json(result)
+
+    def _shared(self) -> dict[str, Any]:
+        return {"scale": asdict(self.setup.scale), "recipe": SETTINGS, "stage1": STAGE1, "asked": exam_data.ASKED}
+
+    def _compute(self, row: Row, folder: Path, seed: int) -> dict[str, Any]:
+        stage1 = self._stage1(row.stage1, seed)
+        training = exam_data.training_file(self.setup.data, row)
+        settings = {**self._vision(row.stage1), **row.settings, "ADR_STRATEGY": row.strategy}
+        settings |= {"STAGE1": str(stage1), "DATA": str(training)}
+        scores = self._teacher_scores(row, stage1, training) if row.cached else None
+        if scores is not None:
+            settings["FRAME_SCORES"] = str(scores)
+        model = folder / "llava-lora"
+        trained = self._train("finetune_lora.sh", model, settings, seed, self.setup.scale.stage2_steps)
+        gold = exam_data.gold_file(self.setup.data, row)
+        answers, answered = self._answers(model, gold, folder)
+        self._score(gold, answers, folder)
+        samples = self.setup.scale.stage2_steps * self.setup.scale.batch
+        return {
+            **measures.figures(answers, gold, folder / "scores.json"),
+            "train_seconds_a_sample": trained["cpu_seconds"] / samples,
+            "train_peak_mb": trained["peak_mb"],
+            "answer_seconds_a_question": answered.cpu_seconds / len(exam_data.read_lines(gold)),
+            "exams": measures.exam_choices(answers, gold),
+            "log": _log_end(model),
+        }
+
+    def _stage1(self, name: str, seed: int) -> Path:
+        """Projector of a tower, on frame -> findings with a random frame; rows of one tower start from the same."""
+        folder = self.setup.out / "stage1" / name / f"seed{seed}" / "llava-stage1"
+        data = str(self.setup.phantom / "stage1.json")
+        settings = {**self._vision(name), "ADR_STRATEGY": "random", "DATA": data}
+        with self._once(folder):
+            self._train("pretrain.sh", folder, settings, seed, self.setup.scale.stage1_steps)
+        return folder
+
+    def _vision(self, stage1: str) -> dict[str, str]:
+        clip, sam = self.setup.models / "clip", self.setup.models / "sam"
+        changes = {key: value.format(clip=clip) for key, value in STAGE1[stage1].items()}
+        return {"CLIP_TOWER": str(clip), "SAM_TOWER": str(sam), "SAM_IMAGE_SIZE": str(self.setup.scale.size), **changes}
+
+    def _train(self, script: str, folder: Path, settings: Mapping[str, str], seed: int, steps: int) -> dict[str, float]:
+        """A training by one of the project's scripts; what it cost."""
+        cost = folder.with_name(f"{folder.name}.cost.json")
+        if not cost.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # a training that was cut off
+            env = {
+                **SETTINGS,
+                **settings,
+                "BASE": str(self.setup.models / "llama"),
+                "IMAGES": str(self.setup.phantom),
+                "OUT": str(folder),
+                "SEED": str(seed),
+                "BATCH": str(self.setup.scale.batch),
+                "DEEPSPEED_ARGS": f"--master_port {free_ports(1)[0]}",
+            }
+            command = ["bash", ROOT / "scripts" / script, "--max_steps", steps]
+            usage = run(f"{script} {folder.parent}", command, folder.with_name(f"{folder.name}.log"), env)
+            write_json(cost, asdict(usage))
+        return read_json(cost)
+
+    def _teacher_scores(self, row: Row, stage1: Path, training: Path) -> Path:
+        layers = row.settings.get("ADR_LAYERS", "")
+        target = stage1.with_name(f"{training.parent.name}-{training.stem}-{row.strategy}{layers}.jsonl")
+        with self._once(target):
+            if not target.with_suffix(".done").exists():
+                command = python("-m", "llava_ultra_ext.cli", "score-frames", "--model-path", stage1, "--device", "cpu")
+                command += ["--model-base", str(self.setup.models / "llama"), "--adr-strategy", row.strategy]
+                command += ["--data-path", str(training), "--image-folder", str(self.setup.phantom)]
+                command += ["--output", str(target), *(["--adr-layers", layers] if layers else [])]
+                run(f"score-frames {target.stem}", command, target.with_suffix(".log"))
+                target.with_suffix(".done").touch()
+        return target
+
+    def _answers(self, model: Path, gold: Path, folder: Path) -> tuple[Path, Usage]:
+        answers, cost = folder / "answers.jsonl", folder / "answers.cost.json"
+        if not cost.exists():
+            command = python("-m", "llava_ultra_ext.cli", "answer", "--model-path", model, "--device", "cpu")
+            command += ["--model-base", str(self.setup.models / "llama"), "--question-file", str(gold)]
+            command += ["--answers-file", str(answers), "--image-folder", str(self.setup.phantom)]
+            command += ["--max_new_tokens", str(MAX_NEW_TOKENS), "--batch-size", "16"]
+            write_json(cost, asdict(run(f"answer {folder}", command, folder / "answer.log")))
+        return answers, Usage(**read_json(cost))
+
+    def _score(self, gold: Path, answers: Path, folder: Path) -> None:
+        command = python("-m", "llava_ultra_ext.cli", "score", "--gold", gold, "--pred", answers, "--allow-missing")
+        command += ["--tokenizer", measures.TOKENIZER, "--resamples", "200", "--json", str(folder / "scores.json")]
+        run(f"score {folder}", command, folder / "score.log")
+
+    @contextlib.contextmanager
+    def _once(self, target: Path) -> Iterator[None]:
+        """Rows that need the same thing wait for the one that makes it."""
+        with self._guard:
+            lock = self._locks.setdefault(target, threading.Lock())
+        with lock:
+            yield
+
+
+def _log_end(model: Path) -> dict[str, float]:
+    """The last tenth of the trainer's log: loss, alpha, agreement, the teacher's gap to another exam's findings."""
+    history = read_json(model / "trainer_state.json")["log_history"]
+    steps = [entry for entry in history if "loss" in entry]
+    last = steps[-max(1, len(steps) // 10) :]
+    names = sorted({name for entry in last for name in entry if name not in ("epoch", "step", "learning_rate")})
+    found = {}
+    for name in names:
+        values = [entry[name] for entry in last if isinstance(entry.get(name), int | float)]
+        if values:
+            found[name] = sum(values) / len(values)
+    return found

@@ -1,0 +1,127 @@
+"""A small LLaMA reads reports before it sees a picture, so that it speaks and uses what stands before a text.
+
+Stage 1 freezes the language model, so it needs one that does both; random weights do neither. Before each text stand
+`frame_tokens` tokens where the frame's will stand later: most are words of that exam, in any order, the rest are words
+of another one. What follows from the words is thus learnt here; what they look like is left to the projector.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from llava_ultra_ext.conversation import SYSTEM
+
+OTHER_SHARE = 0.3  # of the frame tokens, at most: a frame says more than its text does
+
+Row = tuple[list[int], list[int]]
+Sample = tuple[int, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How much is read.
+
+    Args:
+        steps: optimizer steps.
+        batch: texts a step.
+        learning_rate: the highest of a one-cycle schedule.
+        frame_tokens: T.
+    """
+
+    steps: int
+    batch: int = 8
+    learning_rate: float = 3e-3
+    frame_tokens: int = 36
+
+
+def teach(folder: Path, exams: Sequence[Sequence[Sample]], course: Course, seed: int = 0) -> tuple[float, float]:
+    """Trains the LLaMA in `folder`.
+
+    Args:
+        folder: of `tiny_models.make_llama`; its weights are replaced.
+        exams: for each exam its samples: the stage that shows it, and LLaVA's record.
+
+    Returns:
+        The first step's loss and the mean of the last tenth.
+    """
+    from transformers import LlamaForCausalLM, LlamaTokenizer
+
+    tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=True)
+    model = LlamaForCausalLM.from_pretrained(folder).train()
+    words = [_answer_ids(samples, tokenizer) for samples in exams]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=course.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, course.learning_rate, total_steps=course.steps, pct_start=0.1
+    )
+    draw, losses = random.Random(seed), []
+    for _ in tqdm(range(course.steps), desc="LLaMA reads", unit="step", mininterval=5):
+        rows = []
+        for _ in range(course.batch):
+            number = draw.randrange(len(exams))
+            frame = stand_in(words[number], draw.choice(words), course.frame_tokens, draw)
+            rows.append(row(*draw.choice(exams[number]), frame, tokenizer))
+        loss = model(**_padded(rows)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+    model.save_pretrained(folder)
+    tenth = max(1, course.steps // 10)
+    return losses[0], sum(losses[-tenth:]) / tenth
+
+
+def row(stage: int, sample: dict[str, Any], frame: list[int], tokenizer: Any) -> Row:
+    """Ids and labels of one text: `frame` tokens stand where the picture will, answers are learnt as in training.
+
+    Args:
+        stage: 1, the frame and the answer alone; 2, the chat template around every turn.
+    """
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False).input_ids
+
+    turns = [turn["value"].replace("<image>\n", "") for turn in sample["conversations"]]
+    if stage == 1:
+        answer = [*ids(turns[1]), tokenizer.eos_token_id]
+        start = [tokenizer.bos_token_id, *frame]
+        return start + answer, [-100] * len(start) + answer
+    tokens, labels = [tokenizer.bos_token_id], [-100]
+    for number, (question, answer_text) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
+        opening = [*ids(f"{SYSTEM} 用户: "), *frame, *ids("\n")] if number == 0 else ids("用户: ")
+        asked = opening + ids(f"{question} 助手:")
+        answer = [*ids(answer_text), tokenizer.eos_token_id]
+        tokens += asked + answer
+        labels += [-100] * len(asked) + answer
+    return tokens, labels
+
+
+def stand_in(own: Sequence[int], other: Sequence[int], count: int, draw: random.Random) -> list[int]:
+    """`count` tokens in a frame's place: most of an exam's own words, some of another's, in any order."""
+    others = draw.randrange(round(count * OTHER_SHARE) + 1)
+    frame = draw.choices(own, k=count - others) + draw.choices(other, k=others)
+    draw.shuffle(frame)
+    return frame
+
+
+def _answer_ids(samples: Sequence[Sample], tokenizer: Any) -> list[int]:
+    answers = (turn["value"] for _, sample in samples for turn in sample["conversations"] if turn["from"] == "gpt")
+    return [i for answer in answers for i in tokenizer(answer, add_special_tokens=False).input_ids]
+
+
+def _padded(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    def pad(values: list[list[int]], fill: int) -> torch.Tensor:
+        return pad_sequence([torch.tensor(row) for row in values], batch_first=True, padding_value=fill)
+
+    ids, labels = ([row[part] for row in rows] for part in (0, 1))
+    mask = pad([[1] * len(row) for row in ids], 0)
+    return {"input_ids": pad(ids, 0), "attention_mask": mask, "labels": pad(labels, -100)}

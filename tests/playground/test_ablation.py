@@ -1,0 +1,139 @@
+"""The ablation: data variants, figures by hand, intervals, and that results of different settings are never mixed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import ablate
+import exam_data
+import measures
+import rows
+import steps
+import table
+from rows import Row
+
+
+def record(exam: str, key: str, answer: str, valid: list[int], count: int = 3) -> dict:
+    return {
+        "question_id": f"{exam}-{key}-q1",
+        "exam_id": exam,
+        "image": [f"{exam}/{place}.png" for place in range(count)],
+        "text": "？",
+        "answer": answer,
+        "lang": "zh",
+        "answer_type": "CLOSED" if key == "lesion_seen" else "OPEN",
+        "content_type": key,
+        "valid_frames": valid,
+    }
+
+
+GOLD = [
+    record("A", "findings", "低回声结节", [1]),
+    record("A", "lesion_seen", "有", [1]),
+    record("B", "findings", "囊肿", [0, 2], 4),
+    record("B", "lesion_seen", "是", [0, 2], 4),
+    record("N", "lesion_seen", "没有", [0, 1, 2]),
+    record("M", "lesion_seen", "否", [0, 1, 2]),
+]
+
+
+@pytest.fixture
+def files(tmp_path):
+    said = {"A": ("有", 1), "B": ("是", 3), "N": ("否", 0), "M": ("是", 0)}
+    answers = []
+    for line in GOLD:
+        text, frame = said[line["exam_id"]]
+        answers.append({"question_id": line["question_id"], "text": text, "metadata": {"frames": [[frame]]}})
+    for name, lines in (("gold", GOLD), ("answers", answers)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path / "answers.jsonl", tmp_path / "gold.jsonl"
+
+
+def test_frame_choice_counts_lesion_exams_and_specificity_normal_ones(files):
+    # A: frame 1 is valid. B: frame 3 is not. N says no, M says yes of a normal exam.
+    assert measures.exam_choices(*files) == [
+        {"exam_id": "A", "frames": 3, "valid": 1, "hit": 1.0},
+        {"exam_id": "B", "frames": 4, "valid": 2, "hit": 0.0},
+    ]
+    assert measures.specificity(*files) == 50.0
+    assert measures.normal_exams(GOLD) == {"N", "M"}
+
+
+def test_bins_of_frames_and_of_valid_shares(files):
+    exams = measures.exam_choices(*files)
+    assert measures.mean_by(exams, "frames", (2, 4, 6)) == [
+        {"low": 2, "high": 4, "exams": 1, "frame_choice": 100.0, "chance": pytest.approx(100 / 3)},
+        {"low": 4, "high": 6, "exams": 1, "frame_choice": 0.0, "chance": 50.0},
+    ]
+    assert [row["exams"] for row in measures.mean_by(exams, "share", (0.0, 0.4, 1.01))] == [1, 1]
+
+
+def test_intervals_are_students_t_over_seeds():
+    # mean 2, s = 1, t(0.975, 2) = 4.3027: half 4.3027 / sqrt(3) = 2.4841.
+    assert table.interval([1.0, 2.0, 3.0]) == {"mean": 2.0, "low": -0.4841, "high": 4.4841}
+    assert table.interval([7.0]) == {"mean": 7.0, "low": None, "high": None}
+
+
+def test_a_row_of_the_table_has_the_contracts_keys():
+    result = {"name": "best", "seed": 0, "exams": [], "log": {"alpha": 0.5}, "frame_choice": 90.0, "f1": 80.0}
+    (row,) = table.summarise({"best": [result, {**result, "seed": 1, "frame_choice": 94.0}]})
+    assert (row["name"], row["seeds"], row["f1"]["mean"], row["log_alpha"]["mean"]) == ("best", 2, 80.0, 0.5)
+    # s = sqrt(8), t(0.975, 1) = 12.7062: half 12.7062 * 2 = 25.4124.
+    assert row["frame_choice"] == {"mean": 92.0, "low": 66.5876, "high": 117.4124}
+    named = "full func_a no_sampler all_frames first random oracle no_sam concat no_site best"
+    assert not set(named.split()) - set(rows.ROWS)
+
+
+def sample(exam: str, findings: str) -> dict:
+    turns = [{"from": "human", "value": "<image>\n<image>\n所见？"}, {"from": "gpt", "value": findings}]
+    return {"id": exam, "exam_id": exam, "image": ["1.png", "2.png"], "findings": findings, "conversations": turns}
+
+
+def test_previous_works_give_the_text_to_every_frame():
+    made = exam_data.by_frame([{**sample("A", "囊肿"), "valid_frames": [0]}])
+    assert [(one["id"], one["image"]) for one in made] == [("A-f0", "1.png"), ("A-f1", "2.png")]
+    assert all(one["conversations"][0]["value"] == "<image>\n所见？" for one in made)
+    assert all(one["conversations"][1]["value"] == "囊肿" for one in made)
+    assert not any("findings" in one or "valid_frames" in one for one in made)
+
+
+def test_swapped_findings_belong_to_another_exam_and_answers_stay():
+    records = [sample(exam, f"所见{exam}") for exam in "ABCDE" for _ in range(2)]
+    swapped = exam_data.swap_findings(records)
+    assert all(one["findings"] != f"所见{one['exam_id']}" for one in swapped)
+    assert sorted(one["findings"] for one in swapped) == sorted(one["findings"] for one in records)
+    assert [one["conversations"] for one in swapped] == [one["conversations"] for one in records]
+    assert len({(one["exam_id"], one["findings"]) for one in swapped}) == 5  # one text an exam
+
+
+def test_single_frames_keep_their_own_validity(tmp_path):
+    folder = tmp_path / "test" / "with_site"
+    folder.mkdir(parents=True)
+    lines = [*GOLD, record("A", "size", "12mm", [1])]
+    (folder / "test_gold.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = exam_data.gold_file(tmp_path, Row("", "none", data="frame"))
+    made = exam_data.read_lines(path)
+    assert {line["content_type"] for line in made} == {"findings", "lesion_seen"}  # size is not asked
+    assert len(made) == 2 * len(GOLD) and all(isinstance(line["image"], str) for line in made)
+    for line in made:
+        source = next(one for one in GOLD if line["question_id"].startswith(one["question_id"]))
+        place = source["image"].index(line["image"])
+        assert line["valid_frames"] == ([0] if place in source["valid_frames"] else [])
+    of_a = [[line["image"] for line in made if line["question_id"].startswith(f"A-{key}")] for key in ("find", "les")]
+    assert of_a[0] == of_a[1] and len(of_a[0]) == 2  # the same frames for each of its questions
+
+
+def test_results_of_other_settings_are_refused(tmp_path):
+    path = tmp_path / "row" / "settings.json"
+    steps.same_settings(path, {"scale": {"exams": 5}, "seed": 0})
+    steps.same_settings(path, {"scale": {"exams": 5}, "seed": 0})
+    with pytest.raises(ValueError, match=r"scale \{'exams': 5\} there, \{'exams': 6\} now.*remove that folder"):
+        steps.same_settings(path, {"scale": {"exams": 6}, "seed": 0})
+
+
+def test_an_unknown_row_is_refused_before_anything_is_made(tmp_path, capsys):
+    assert ablate.main(["--rows", "best,worst", "--out", str(tmp_path / "out")]) == 1
+    assert "no row worst. Known: table, defaults, all, full, func_a" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
