@@ -38,7 +38,7 @@ CLIP_SHARE = 4
 """CLIP sees the picture at 1/4 of SAM's side (the paper: 336 and 1024 pixels)."""
 
 CLIP = {"patch_size": 8, "hidden": 128, "layers": 4, "heads": 4, "positions": 48}
-SAM = {"hidden": 96, "layers": 4, "window": 6, "global_attn": (1, 3), "out_channels": 32}
+SAM = {"hidden": 96, "layers": 4, "window": 6, "global_attn": (1, 3), "out_channels": 64}
 LLAMA = {"hidden": 128, "layers": 4, "heads": 4, "max_positions": 1536}
 
 
@@ -99,7 +99,7 @@ def _llama(out: Path, cases: Sequence[Case], args: argparse.Namespace) -> dict[s
     texts = [turn["value"].replace("<image>\n", "") for turn in turns]
     folder = tiny_models.make_llama(out / "llama", [*CORPUS, SYSTEM, *dict.fromkeys(texts)], **LLAMA)
     tokens = (args.size // CLIP_SHARE // CLIP["patch_size"]) ** 2
-    course = reading.Course(args.llama_steps, batch=16, learning_rate=2e-3, frame_tokens=tokens)
+    course = reading.Course(args.llama_steps, batch=8, learning_rate=2e-3, frame_tokens=tokens)
     first, last = reading.teach(folder, list(samples.values()), course)
     return {"loss_first": round(first, 3), "loss_last": round(last, 3), "texts": len(texts)}
 

@@ -48,8 +48,8 @@ def train_sam(folder: Path, masked: Masked, steps: int, batch: int = 8, seed: in
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
     readout = Readout(model.config.vision_config.output_channels, masks.shape[1])
     learnt = [*model.vision_encoder.parameters(), *readout.parameters()]
-    optimizer = torch.optim.AdamW(learnt, lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(learnt, lr=3e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
     generator, dice = np.random.default_rng(seed), []
     for _ in tqdm(range(steps), desc="SAM", unit="step", mininterval=5):
         index = generator.choice(len(frames), batch, replace=False)

@@ -1,0 +1,79 @@
+"""The small foundation models: masks follow the anatomy, texts are cut as CLIP reads them, training learns."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import make
+import numpy as np
+import pretraining_frames
+import pytest
+import train_clip
+import train_sam
+from transformers import CLIPModel, LlamaTokenizer, SamModel
+
+import tiny_models
+from llava_ultra_ext.data.sources.phantom.cases import PhantomSettings, draw_case
+from llava_ultra_ext.data.sources.phantom.probe import probe_of
+
+
+def cyst_case():
+    settings = PhantomSettings(size=128, normal=0.0, two_lesions=0.0, sites=("breast",))
+    cases = (draw_case(f"C-{seed}", seed, settings) for seed in range(200))
+    return next(case for case in cases if case.lesions[0].kind == "cyst")
+
+
+def test_a_cyst_is_a_mask_of_emptiness_where_it_lies():
+    case = cyst_case()
+    frame = case.valid_frames(0.5)[0]
+    masks = pretraining_frames.masks_of(case, frame, 128)
+    assert masks.shape == (len(pretraining_frames.KINDS), 128, 128)
+    points = probe_of("breast", 128).points
+    lesion = case.lesions[0]
+    distance = np.hypot(points.x - lesion.centre[0], points.y - lesion.centre[1])
+    ring = (distance < 0.5 * min(lesion.radii[:2])).astype(np.float32)
+    inside = (probe_of("breast", 128).scan @ ring.ravel()).reshape(128, 128) > 0.9
+    assert inside.sum() > 20 and masks[0][inside].mean() > 0.95
+    assert not masks[1:4][:, inside].any(axis=0).mean() > 0.05  # empty is neither dark, bright nor reflecting
+
+
+def test_windows_end_with_the_last_word_and_start_anywhere():
+    config = SimpleNamespace(max_position_embeddings=4, eos_token_id=99)
+    generator = np.random.default_rng(0)
+    rows = {tuple(train_clip.windows([[1, 2, 3, 4, 5]], config, generator)[0].tolist()) for _ in range(50)}
+    assert rows == {(1, 2, 3, 99), (2, 3, 4, 99), (3, 4, 5, 99)}
+    assert train_clip.windows([[7]], config, generator).tolist() == [[7, 99, 99, 99]]
+
+
+def test_clip_learns_which_text_belongs_to_which_frame(tmp_path, tiny_llama):
+    tokenizer = LlamaTokenizer.from_pretrained(tiny_llama, legacy=True)
+    folder = tiny_models.make_clip(tmp_path / "clip", words=len(tokenizer) + 1, positions=8)
+    shades = np.linspace(0, 255, 8).astype(np.uint8)
+    frames = np.broadcast_to(shades[:, None, None, None], (8, 32, 32, 3)).copy()
+    frames[::2, 16:] = 255 - frames[::2, 16:]
+    texts = ["甲状腺", "肝脏", "囊肿", "结节", "血流", "是的", "右叶", "边界"]
+    found = train_clip.train_clip(folder, (frames, texts), tokenizer, steps=60, batch=8)
+    assert found > 0.7  # by chance 0.125
+    assert CLIPModel.from_pretrained(folder).config.text_config.vocab_size == len(tokenizer) + 1
+
+
+def test_sam_learns_masks_and_keeps_its_format(tmp_path):
+    folder = tiny_models.make_sam(tmp_path / "sam", image_size=64, window=2, out_channels=16)
+    generator = np.random.default_rng(0)
+    frames = np.zeros((16, 64, 64, 3), np.uint8)
+    masks = np.zeros((16, 1, 64, 64), bool)
+    for number in range(16):
+        x, y = generator.integers(0, 44, 2)
+        masks[number, 0, y : y + 20, x : x + 20] = True
+        frames[number][masks[number, 0]] = 220
+    before = train_sam.train_sam(folder, (frames, masks), steps=1)["0"]
+    after = train_sam.train_sam(folder, (frames, masks), steps=150)["0"]
+    assert before < 0.3 and after > 0.5
+    assert SamModel.from_pretrained(folder).vision_encoder.config.image_size == 64
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    (tmp_path / "made.json").write_text('{"settings": {"exams": 5}, "models": {}}')
+    assert make._made(tmp_path, {"exams": 5})["models"] == {}
+    with pytest.raises(SystemExit, match=r"other settings \{'exams': \(5, 6\)\}. Give another --out"):
+        make._made(tmp_path, {"exams": 6})
