@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import sys
 from collections.abc import Callable
@@ -20,6 +21,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("llava_ultra_ext.eval.score:main", "score answers files against a gold file; loads no model"),
     "report": ("llava_ultra_ext.eval.report:main", "tables, a chart and a page of examples from scores"),
 }
+
+
+_KEPT = {
+    "import": "nothing was written; an earlier import stays as it was",
+    "answer": "answers so far are kept, the same command goes on from there",
+    "score": "no scores were written",
+    "report": "an earlier report stays as it was",
+    "score-frames": "scores so far are kept, the same command goes on from there",
+}
+"""Command -> what Ctrl-C leaves."""
 
 
 def enable(argv: list[str]) -> int:
@@ -68,9 +79,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit status: 0 done, 1 the command failed for a reason that it has said, 2 unknown command.
+        Exit status: 0 done, 1 the command failed for a reason that it has said, 2 unknown command, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if not arguments or arguments[0] in ("-h", "--help"):
         _say(_usage())
@@ -80,9 +93,13 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"llava-ultra: no command {name!r}.\n{_usage()}\n")
         return 2
     module, function = COMMANDS[name][0].split(":")
-    command: Callable[[list[str]], int | None] = getattr(importlib.import_module(module), function)
     try:
+        command: Callable[[list[str]], int | None] = getattr(importlib.import_module(module), function)
         return command(rest) or 0
+    except KeyboardInterrupt:
+        kept = f"; {_KEPT[name]}" if name in _KEPT else ""
+        sys.stderr.write(f"llava-ultra {name}: interrupted{kept}.\n")
+        return 130
     except (ValueError, OSError, RuntimeError) as error:
         sys.stderr.write(f"llava-ultra {name}: {error}\n")
         return 1

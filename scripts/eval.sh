@@ -38,8 +38,26 @@ if [[ -z "${MODELS:-}${PREDS:-}" ]]; then
 fi
 : "${SOURCE:?eval.sh: set SOURCE to slake, openi, busi or exams}" "${DATA:?eval.sh: set DATA to the folder or manifest}"
 OUT=${OUT:-eval} SPLIT=${SPLIT:-test}
+# Processes in the background do not hear Ctrl-C, and would go on answering.
+pids=()
+stop_answering() {
+    ((${#pids[@]} == 0)) || { kill "${pids[@]}" 2>/dev/null || true; wait "${pids[@]}" 2>/dev/null || true; }
+    pids=()
+}
+interrupted() {
+    trap '' INT TERM HUP
+    stop_answering
+    echo "eval: interrupted; answers so far are kept, started again it goes on from there" >&2
+    exit "$1"
+}
+trap stop_answering EXIT
+trap 'interrupted 129' HUP
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
+
 gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
 NUM_GPUS=${NUM_GPUS:-$((gpus > 0 ? gpus : 1))}
+[[ $NUM_GPUS =~ ^[1-9][0-9]{0,3}$ ]] || stop "NUM_GPUS=$NUM_GPUS: must be a whole number, 1 or more."
 
 # Each model's name; the parent's in front where two folders have the same, as checkpoint-100 of two runs.
 declare -A name_of=() folder_of=() uses=()
@@ -97,7 +115,7 @@ key_of() {  # of a model and its base ('' without): 8 hexadecimal digits
 
 # One process a GPU, each with a part of the questions and an answers file of its own, as LLaVA's scripts do.
 answer() {
-    local model=$1 name=${name_of[$1]} base='' folder parts=() pids=() pid part failed=0
+    local model=$1 name=${name_of[$1]} base='' folder parts=() pid part failed=0
     if needs_base "$model"; then base=${BASE:-}; fi
     folder=$OUT/answers/$name-$(key_of "$model" "$base")
     for ((part = 0; part < NUM_GPUS; part++)); do
@@ -110,6 +128,7 @@ answer() {
         pids+=($!)
     done
     for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+    pids=()
     ((failed == 0)) || stop "$name did not answer every question; started again, it goes on where it stopped"
     cat "${parts[@]}" >"$folder/.$name.jsonl"
     mv "$folder/.$name.jsonl" "$folder/$name.jsonl"

@@ -1,4 +1,4 @@
-"""Equal pictures under several names, and one picture in several splits.
+"""Equal pictures under several names, and one picture or one exam in several splits.
 
 Pictures are compared by a hash of their decoded pixels, so that a picture that was saved again without loss (PNG)
 counts as equal, whatever its metadata, palette or alpha channel. A picture that was compressed again (JPEG) does not.
@@ -33,13 +33,15 @@ class Duplicates(NamedTuple):
 
     Args:
         rows: lines of ``duplicates.jsonl``.
-        across_splits: how many rows stand in more than one split.
+        across_splits: how many rows of pictures stand in more than one split.
         conflicts: how many rows have more than one label.
+        exams_across_splits: how many exams do, with whatever pictures.
     """
 
     rows: list[dict[str, Any]]
     across_splits: int
     conflicts: int
+    exams_across_splits: int = 0
 
 
 def look_at(folder: Path, names: Iterable[str], workers: int = 4) -> dict[str, Picture]:
@@ -68,7 +70,7 @@ def look_at(folder: Path, names: Iterable[str], workers: int = 4) -> dict[str, P
 
 
 def find_duplicates(items: Sequence[Item], splits: Mapping[str, str], pictures: Mapping[str, Picture]) -> Duplicates:
-    """Equal pictures with different names, and names that stand in more than one split.
+    """Equal pictures with different names, and names and exams that stand in more than one split.
 
     Args:
         items: all questions; those with a `split` of their own keep it.
@@ -88,9 +90,21 @@ def find_duplicates(items: Sequence[Item], splits: Mapping[str, str], pictures: 
             equal[pictures[name].content].append(name)
     rows = [_row("content", names, uses) for names in equal.values() if len(names) > 1]
     rows += [_row("name", [name], uses) for name, use in uses.items() if len(use["splits"]) > 1]
-    return Duplicates(
-        rows, sum(len(row["splits"]) > 1 for row in rows), sum(len(row.get("labels", ())) > 1 for row in rows)
-    )
+    across = sum(len(row["splits"]) > 1 for row in rows)
+    exams = _exams_in_several_splits(items, splits)
+    return Duplicates([*rows, *exams], across, sum(len(row.get("labels", ())) > 1 for row in rows), len(exams))
+
+
+def _exams_in_several_splits(items: Sequence[Item], splits: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Only an official split can have them."""
+    held: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        held[item.study].add(item.split or splits[item.study])
+    return [
+        {"match": "exam", "splits": sorted(found), "studies": [study]}
+        for study, found in held.items()
+        if len(found) > 1
+    ]
 
 
 def _row(match: str, names: Sequence[str], uses: Mapping[str, Mapping[str, set[str]]]) -> dict[str, Any]:

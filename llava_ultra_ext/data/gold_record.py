@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,7 +74,7 @@ def read_record(record: Any, line: int) -> Gold:
     if says_nothing(answer):
         what = "`answer` is empty or nothing but punctuation: no answer can match it. Correct or remove it."
         raise BadGold("answer_says_nothing", what)
-    tags = {key: str(record[key]) for key in TAGS if record.get(key) not in (None, "")}
+    tags = {key: tag for key in TAGS if (tag := _tag(record, key))}
     tags["lang"] = _lang(tags.get("lang"), text, answer)
     tags["answer_type"] = _answer_type(tags.get("answer_type"))
     return Gold(
@@ -86,7 +87,7 @@ def read_record(record: Any, line: int) -> Gold:
         closed=tags["answer_type"] == "CLOSED",
         tags=tags,
         valid_frames=_frames(record.get("valid_frames")),
-        exam_id=str(record.get("exam_id") or ""),
+        exam_id=_tag(record, "exam_id"),
     )
 
 
@@ -103,11 +104,30 @@ def question_id(given: Any) -> str:
 
 def _string(record: Mapping[str, Any], key: str) -> str:
     given = record[key]
-    if type(given) in (int, float):
-        return str(given)
-    if not isinstance(given, str) or not given.strip():
+    if isinstance(given, str) and not given.strip():
         raise BadGold(f"empty_{key}", f"`{key}` must be a string that is not empty.")
-    return given
+    return _text(given, key)
+
+
+def _tag(record: Mapping[str, Any], key: str) -> str:
+    """A value by which questions are told apart; empty: the line has none."""
+    given = record.get(key)
+    return "" if given is None else _text(given, key)
+
+
+def _text(given: Any, key: str) -> str:
+    """A string as it is, a number as JSON writes it.
+
+    Raises:
+        BadGold: anything else; Python's JSON reader takes NaN and Infinity for numbers too.
+    """
+    if isinstance(given, str):
+        return given
+    if type(given) is float and not math.isfinite(given):
+        raise BadGold(key, f"`{key}` is {given}, which JSON does not know. Write it as a string.")
+    if type(given) not in (int, float):
+        raise BadGold(key, f"`{key}` must be a string or a number, given is a JSON {type(given).__name__}.")
+    return str(given)
 
 
 def _lang(given: str | None, text: str, answer: str) -> str:

@@ -1,12 +1,10 @@
-"""What ``llava-ultra import`` writes: the records of each kind, and a folder that appears whole or not at all."""
+"""What ``llava-ultra import`` writes: the records of each kind, and the card that names every file."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,62 +105,15 @@ def write_lines(path: Path, rows: Iterable[Any]) -> None:
 
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    """``import.json``."""
-    text = json.dumps({"format": FORMAT, **card}, ensure_ascii=False, indent=2)
+    """``import.json``, last: it names the other files with their content, by which a later import knows them."""
+    files = {path.name: content_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    text = json.dumps({"format": FORMAT, **card, "files": files}, ensure_ascii=False, indent=2)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
 
 
-def check_out(out: Path, source: str) -> None:
-    """Whether a folder may be written to: absent, empty, or an earlier import of the same source and nothing else.
-
-    Raises:
-        ValueError: it is not; the message names the file in the way.
-    """
-    if not out.exists():
-        return
-    advice = "Give a folder that does not exist, or remove it."
-    if not out.is_dir():
-        raise ValueError(f"--out {out}: is a file. {advice}")
-    if out.is_symlink():
-        raise ValueError(f"--out {out}: is a link, which the new folder would replace. Give the folder itself.")
-    found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
-    allowed = FILES | {f"{folder}/{name}" for folder in SUBFOLDERS for name in FILES}
-    foreign = [name for name in found if name not in allowed]
-    if foreign:
-        raise ValueError(f"--out {out}: holds {foreign[0]}, which no import wrote. {advice}")
-    if found and _source_of(out) != source:
-        raise ValueError(f"--out {out}: is not an earlier import of {source}. {advice}")
-
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place at the end, or is removed after an error.
-
-    Args:
-        out: the folder to make; `check_out` has allowed it.
-    """
-    out = Path(os.path.abspath(out))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = (out.with_name(f".{out.name}.{kind}{os.getpid()}") for kind in ("new", "old"))
-    partial.mkdir()
-    try:
-        yield partial
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if old.exists() and not out.exists():
-            old.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _source_of(folder: Path) -> Any:
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        return card["source"] if card["format"] == FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, as the card names it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _image(item: Item) -> dict[str, Any]:

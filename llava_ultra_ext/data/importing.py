@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_ultra_ext.data.duplicates import Duplicates, Picture, find_duplicates, look_at
-from llava_ultra_ext.data.import_files import check_out, gold_fault, whole_folder, write_card, write_lines, write_splits
+from llava_ultra_ext.data.import_files import gold_fault, write_card, write_lines, write_splits
+from llava_ultra_ext.data.import_folder import check_inputs, check_out, restore_leftovers, whole_folder
 from llava_ultra_ext.data.sources import SOURCES
 from llava_ultra_ext.data.sources.source import ANSWER_TYPES, LANGUAGES, SPLITS, Item, Reading, Skipped
 from llava_ultra_ext.data.splits import make_split, parse_shares, split_hash
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     shares = parse_shares(options.split) if "split" in options else None
     out = Path(options.out).expanduser()
+    check_inputs(out, options)
+    restore_leftovers(out)
     check_out(out, options.source)
     reading: Reading = importlib.import_module(SOURCES[options.source]).read(options)
     no_gold = _without_gold_faults(reading)
@@ -76,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             texts.append(_table(version, out / name))
         if "" not in reading.versions:
             write_card(folder, {"source": options.source, "versions": list(reading.versions)})
+        check_out(out, options.source)  # once more: reading takes minutes
     sys.stdout.write("\n\n".join(texts) + "\n")
     return 0
 
@@ -239,6 +243,7 @@ def _duplicate_counts(duplicates: Duplicates) -> dict[str, int]:
         "pictures_in_several_splits": sum(row["match"] == "name" for row in duplicates.rows),
         "across_splits": duplicates.across_splits,
         "conflicts": duplicates.conflicts,
+        "exams_across_splits": duplicates.exams_across_splits,
     }
 
 
@@ -251,11 +256,11 @@ def _write(
 ) -> None:
     folder.mkdir(exist_ok=True)
     write_splits(folder, version.items)
-    write_card(folder, version.card)
     reports = {"missing": missing, "duplicates": duplicates.rows, "skipped": [vars(skip) for skip in skipped]}
     for name, rows in reports.items():
         if rows:
             write_lines(folder / f"{name}.jsonl", rows)
+    write_card(folder, version.card)
 
 
 def _table(version: Version, folder: Path) -> str:
@@ -280,8 +285,9 @@ def _table(version: Version, folder: Path) -> str:
         [
             *lines,
             f"records: {records['read']} read, {records['used']} used, {records['skipped']} skipped{left_out}",
-            f"duplicates: {duplicates['across_splits']} across splits, {duplicates['equal_pictures']} groups of equal "
-            f"pictures, {duplicates['conflicts']} with different labels",
+            f"across splits: {duplicates['across_splits']} pictures, {duplicates['exams_across_splits']} exams",
+            f"duplicates: {duplicates['equal_pictures']} groups of equal pictures, {duplicates['conflicts']} with "
+            "different labels",
             f"missing or broken pictures: {card['missing_pictures']}; questions left out for them: "
             f"{card['questions']['skipped_for_missing_pictures']}",
             f"split: {card['split_rule']}, hash {card['split_hash']}",

@@ -32,6 +32,18 @@ class JsonLines:
     torn: int | None = None
 
 
+def is_clean(text: str) -> bool:
+    """Whether a text can be written and can name a file: JSON can spell NUL and half a character (``\\ud83d``) too."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def json_fault(error: ValueError | RecursionError) -> str:
+    """Why ``json.loads`` refused a text, without place; Python raises three kinds of errors there."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+
+
 def read_text(path: str | Path, flag: str, wanted: str) -> str:
     """A whole UTF-8 file, with or without byte order mark.
 
@@ -95,12 +107,11 @@ def read_json_lines(path: str | Path, flag: str, unit: str, *, torn_end: bool = 
     for number, line in lines:
         try:
             rows.append((number, json.loads(line)))
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             if torn_end and number == lines[-1][0] and not text.endswith("\n"):
                 return JsonLines(rows, torn=number)
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
             raise ValueError(
-                f"{flag} {path}: line {number} is not JSON ({reason}). "
+                f"{flag} {path}: line {number} is not JSON ({json_fault(error)}). "
                 f"One {unit} a line is needed, {{…}}, as JSON lines."
             ) from None
     return JsonLines(rows)

@@ -17,8 +17,12 @@ from types import TracebackType
 from typing import Any
 
 from llava_ultra_ext.eval.questions import Question
+from llava_ultra_ext.eval.run_record import check_run, write_run
 
 logger = logging.getLogger(__name__)
+
+_BEGINNING = b'{"question_id"'
+"""How every row starts, LLaVA's too: what was cut off in writing starts so, or is the start of this."""
 
 
 class AnswerFile:
@@ -27,54 +31,85 @@ class AnswerFile:
     Args:
         path: ``--answers-file``; its folder is made.
         model_id: the model's name, written into every line.
+        run: what answers are made with (`run_record.describe_run`), compared with the record beside the file; None:
+            nothing is compared and none is written.
 
     Raises:
-        ValueError: the file holds another model's answers, or a line that is no answer.
+        ValueError: another process writes to the file, it holds a line that is no answer, or the answers of another
+            model or run; it is left as it was.
     """
 
-    def __init__(self, path: str | Path, model_id: str) -> None:
+    def __init__(self, path: str | Path, model_id: str, run: Mapping[str, Any] | None = None) -> None:
         self.path = Path(path).expanduser()
         self._model_id = model_id
+        self._prompts: dict[Any, str] = {}
         self._images: dict[Any, list[str]] = {}
-        self._prompts, end = self._scan()
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(f"--answers-file {self.path}: is no file. Give the name of a file.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() and end < os.path.getsize(self.path):
-            logger.warning("%s: its last line was cut off; that question is answered again.", self.path)
-            os.truncate(self.path, end)
-        self._file = self.path.open("a", encoding="utf-8")
+        # Unbuffered: a row that could not be written is not tried again when the file is closed.
+        self._file = self.path.open("a+b", buffering=0)
+        try:
+            self._lock()
+            self._continue(run)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._file.close()
             raise ValueError(
                 f"--answers-file {self.path}: another process is writing to it. Wait for it, or write to another file."
             ) from None
 
-    def _scan(self) -> tuple[dict[Any, str], int]:
-        """Question id -> question text of what is answered, and the number of bytes up to the last whole line."""
-        prompts: dict[Any, str] = {}
-        end = 0
-        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+    def _continue(self, run: Mapping[str, Any] | None) -> None:
+        """Read what is there, then mend the end of the file: nothing is changed before all of it was looked at."""
+        content = self.path.read_bytes()
+        *lines, last = content.split(b"\n")
         for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
-                break
-            end += len(line)
-            try:
-                row = json.loads(line)
-                known = row["question_id"], row["prompt"], row["model_id"]
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(
-                    f"--answers-file {self.path}: line {number} is no answer. Remove it, or write to another file."
-                ) from None
-            if known[2] != self._model_id:
-                raise ValueError(
-                    f"--answers-file {self.path}: holds answers of model {known[2]}, this one is {self._model_id}. "
-                    "Write to another file."
-                )
-            prompts[known[0]] = known[1]
-            if "image" in (row.get("metadata") or {}):
-                self._images[known[0]] = row["metadata"]["image"]
-        return prompts, end
+            self._keep(line, number)
+        torn = bool(last) and _is_torn(last)
+        if last and not torn:
+            self._keep(last, len(lines) + 1)
+        if run is not None:
+            if self._prompts:
+                check_run(self.path, run)
+            write_run(self.path, run)
+        if torn:
+            logger.warning("%s: its last line was cut off; that question is answered again.", self.path)
+            os.truncate(self.path, len(content) - len(last))
+        elif last:
+            self._append(b"\n")
+
+    def _keep(self, line: bytes, number: int) -> None:
+        """Remember a row.
+
+        Raises:
+            ValueError: it is none, or another model's.
+        """
+        try:
+            row = json.loads(line)
+            key, prompt, model_id = row["question_id"], row["prompt"], row["model_id"]
+            metadata = row.get("metadata") or {}
+            whole = type(key) in (int, str) and isinstance(row["text"], str) and isinstance(metadata, Mapping)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            whole = False
+        if not whole:
+            raise ValueError(
+                f"--answers-file {self.path}: line {number} is no answer. Needed, as in LLaVA's answers files: "
+                "question_id (a number or a string), prompt, text, model_id, and metadata as an object. "
+                "Remove the line, or write to another file."
+            )
+        if model_id != self._model_id:
+            raise ValueError(
+                f"--answers-file {self.path}: holds answers of model {model_id}, this one is {self._model_id}. "
+                "Write to another file."
+            )
+        self._prompts[key] = prompt
+        if "image" in metadata:
+            self._images[key] = metadata["image"]
 
     def unanswered(self, questions: Sequence[Question]) -> list[Question]:
         """The questions that have no answer yet, in their order.
@@ -96,7 +131,11 @@ class AnswerFile:
         return [question for question in questions if question.id not in self._prompts]
 
     def write(self, question: Question, text: str, metadata: Mapping[str, Any]) -> None:
-        """Append one answer; it survives the end of this process."""
+        """Append one answer; it survives the end of this process.
+
+        Raises:
+            OSError: it cannot be written; the error names the file.
+        """
         row = {
             "question_id": question.id,
             "prompt": question.text,
@@ -105,8 +144,14 @@ class AnswerFile:
             "model_id": self._model_id,
             "metadata": {**metadata, **({"image": list(question.images)} if question.images else {})},
         }
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._file.flush()
+        self._append(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+
+    def _append(self, data: bytes) -> None:
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:  # a full disk is told without a name
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def __enter__(self) -> AnswerFile:
         return self
@@ -115,3 +160,14 @@ class AnswerFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def _is_torn(last: bytes) -> bool:
+    """Whether a last line without line end was cut off while it was written: it starts as rows do and is no JSON."""
+    if not last.startswith(_BEGINNING) and not _BEGINNING.startswith(last):
+        return False
+    try:
+        json.loads(last)
+    except (ValueError, RecursionError):
+        return True
+    return False

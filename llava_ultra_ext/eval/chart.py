@@ -130,8 +130,8 @@ def _errors(drawn: list[tuple[float, float, Any]]) -> list[list[float]]:
 
 
 def _plain(name: str) -> str:
-    """A name that matplotlib does not read as a formula, nor leaves out of a legend for its first letter."""
-    return " ".join(name.split()).replace("$", r"\$")
+    """A name that matplotlib does not read as a formula, without half characters, which no font has."""
+    return " ".join(name.encode("utf-8", "replace").decode().split()).replace("$", r"\$")
 
 
 def _fonts(texts: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ import io
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ THUMBNAIL = (320, 240)
 """Pixels at most, one and a half times the size on the page, for fine screens."""
 
 _TEMPLATE = "examples.html.j2"
+_MARK = '<meta name="generator" content="llava-ultra report">'
+_HEAD = 1000  # bytes in which the mark stands
 _FILTERS = {
     "lang": "language",
     "answer_type": "answers",
@@ -77,6 +80,12 @@ class Pictures:
         return self._place_of_content[uri]
 
 
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that `page` made."""
+    with path.open("rb") as file:
+        return _MARK.encode() in file.read(_HEAD)
+
+
 def thumbnail(picture: Image.Image) -> str:
     """A small JPEG as data URI. Pictures of more than 8 bits are stretched from their darkest to their brightest."""
     if picture.mode.startswith(("I", "F")):
@@ -120,6 +129,7 @@ def page(
     cards = [_card(one, pictures, labels) for one in examples(choose(golds, models, count, seed), models, shown)]
     return str(
         environment.get_template(_TEMPLATE).render(
+            mark=_MARK,
             title=title,
             models=labels,
             cards=cards,

@@ -21,6 +21,7 @@ from llava_ultra_ext.activate import arm
 from llava_ultra_ext.eval.answerer import Answerer, Decoding
 from llava_ultra_ext.eval.answers import AnswerFile
 from llava_ultra_ext.eval.questions import Question, chunk, read_questions
+from llava_ultra_ext.eval.run_record import describe_run
 from llava_ultra_ext.model.builders import is_ultra
 from llava_ultra_ext.model.opening import check_device, folder_config, model_name, open_model
 
@@ -45,9 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = os.path.expanduser(args.image_folder)
     questions = read_questions(os.path.expanduser(args.question_file), folder)
     _check_fit(questions, config)
-    template = _template(args.conv_mode or getattr(config, "ultra_template", LLAVA_TEMPLATE))
-    with AnswerFile(args.answers_file, model_name(args.model_path)) as answers:
-        part = chunk(questions, args.num_chunks, args.chunk_idx)
+    part = chunk(questions, args.num_chunks, args.chunk_idx)
+    conversation = args.conv_mode or getattr(config, "ultra_template", LLAVA_TEMPLATE)
+    template = _template(conversation)
+    settings = {"conv-mode": conversation, **vars(decoding)}
+    run = describe_run(args.model_path, args.model_base, args.question_file, folder, settings)
+    with AnswerFile(args.answers_file, model_name(args.model_path), run) as answers:
         todo = answers.unanswered(part)
         logger.info("%d questions, %d of them are answered already.", len(part), len(part) - len(todo))
         if not todo:

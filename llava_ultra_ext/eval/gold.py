@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_ultra_ext.data.gold_record import TAGS, Gold, question_id, read_record
-from llava_ultra_ext.data.json_lines import read_json_lines, read_text
+from llava_ultra_ext.data.json_lines import json_fault, read_json_lines, read_text
 
 __all__ = ["LISTED", "TAGS", "Gold", "fingerprint", "of_language", "question_id", "read_gold"]
 
@@ -79,6 +79,10 @@ def _records(path: str | Path) -> list[tuple[int, Any]]:
         entries = json.loads(read_text(path, _FLAG, "a gold file"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{_FLAG} {path}: line {error.lineno} is not JSON ({error.msg}).") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{_FLAG} {path}: is no list of questions ({json_fault(error)}). Give JSON lines, or LLaVA-Med's list."
+        ) from None
     return [(place, _of_llava_med(entry)) for place, entry in enumerate(entries, start=1)]
 
 

@@ -27,6 +27,7 @@ FAULTS = {
     "empty": "empty answers",
     "cut": "lines that were cut off",
     "language": "answers in another language",
+    "mixed_models": "further models in the file",
 }
 """Kinds of faults that ``--allow-missing`` lets pass, and how tables name them."""
 
@@ -73,7 +74,8 @@ def read_all(
     Args:
         paths: ``--pred``, one a model.
         golds: the questions that are scored.
-        names: ``--name``, one a file; none, or an empty one: what the file says (``model_id``).
+        names: ``--name``, one a file; none, or an empty one: what the file says (``model_id``). A file with a name
+            may hold answers of several model ids, as of one model that was moved.
         others: ids of questions of the gold file that are not scored (``--lang``); their answers are passed over.
         allow_missing: score although files have faults.
 
@@ -110,12 +112,13 @@ def _read(
     lines = read_json_lines(path, _FLAG, "answer", torn_end=True)
     texts: dict[str, str] = {}
     metadata: dict[str, Mapping[str, Any]] = {}
-    models: set[str] = set()
+    models: dict[str, int] = {}
     first_line: dict[str, int] = {}
     faults = [Fault("cut", f"line {lines.torn}", "was cut off; that answer is lost")] if lines.torn else []
     for number, record in lines.rows:
         key, text = _answer(path, number, record)
-        models.add(_model(record.get("model_id")))
+        if _model(record.get("model_id")):
+            models.setdefault(record["model_id"].rstrip("/"), number)
         if key in others:
             continue
         gold = known.get(key)
@@ -125,10 +128,12 @@ def _read(
         if gold is not None and key not in texts:
             texts[key], first_line[key] = text, number
             metadata[key] = record["metadata"] if isinstance(record.get("metadata"), Mapping) else {}
+    if not name:
+        faults += [Fault("mixed_models", f"line {line}", text) for line, text in _further(models)]
     unanswered = [gold for gold in golds if gold.id not in texts]
     faults += [Fault("missing", f"gold line {g.line}", f"question {g.id} has no answer") for g in unanswered]
     file_name = Path(path).name
-    own = name or (models.pop() if len(models) == 1 else "") or Path(file_name).stem
+    own = name or (_model(next(iter(models))) if len(models) == 1 else "") or Path(file_name).stem
     return Answers(own, file_name, texts, metadata, dict(Counter(fault.kind for fault in faults))), faults
 
 
@@ -159,6 +164,16 @@ def _fault(key: str, text: str, gold: Gold | None, first_line: Mapping[str, int]
     if _in_another_language(text, gold):
         return "language", f"question {key} is {gold.lang}, its answer is in another language"
     return None
+
+
+def _further(models: Mapping[str, int]) -> Iterator[tuple[int, str]]:
+    """Line and text for each model but the first one of a file, given the line where each comes first."""
+    first, *others = models or ("",)
+    for other in others:
+        yield (
+            models[other],
+            f"is of model {other}, line {models[first]} of {first}; --name says what they are together",
+        )
 
 
 def _in_another_language(text: str, gold: Gold) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_ultra_ext.data.exam import IMAGE_TOKEN
-from llava_ultra_ext.data.json_lines import read_json_lines
+from llava_ultra_ext.data.json_lines import is_clean, read_json_lines
 from llava_ultra_ext.data.pictures import check_pictures, inside_folder
 from llava_ultra_ext.data.tokenize import place_images
 
@@ -112,6 +112,9 @@ def _question(record: Any) -> Question:
         raise ValueError("`question_id` must be a number or a string.")
     if not isinstance(text, str) or not text.strip():
         raise ValueError("`text` must be a string that is not empty.")
+    for key, value in (("question_id", str(given)), ("text", text)):
+        if not is_clean(value):
+            raise ValueError(f"`{key}` holds a character that is no text (NUL or half a surrogate). Repair it.")
     images = _images(record)
     tokens = text.count(IMAGE_TOKEN)
     if tokens and tokens != len(images):
@@ -131,6 +134,8 @@ def _images(record: Mapping[str, Any]) -> tuple[str, ...]:
         raise ValueError("`image` is an empty list; give at least one file name, or leave the key out for text only.")
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise ValueError("`image` must be a file name or a list of file names.")
+    if not all(map(is_clean, names)):
+        raise ValueError("`image` holds a character that no file name has (NUL or half a surrogate). Repair it.")
     return tuple(names)
 
 

@@ -12,17 +12,16 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from llava_ultra_ext.data.json_lines import read_text
 from llava_ultra_ext.data.sources.source import SPLITS
-from llava_ultra_ext.data.whole_file import write_whole
+from llava_ultra_ext.data.whole_file import check_output, write_all_whole
 from llava_ultra_ext.eval import tables
 from llava_ultra_ext.eval.gold import Gold, fingerprint, of_language, read_gold
 from llava_ultra_ext.eval.predictions import Answers, answers_fingerprint, read_all
 from llava_ultra_ext.eval.score import answered
-from llava_ultra_ext.eval.scores import FORMAT
+from llava_ultra_ext.eval.scores_file import read_scores
 from llava_ultra_ext.eval.table_rows import Scores
 
 logger = logging.getLogger(__name__)
@@ -30,8 +29,8 @@ logger = logging.getLogger(__name__)
 EXAMPLES = 200
 """How many examples the page holds unless ``--examples`` says otherwise."""
 
+_FILES = ("table.md", "table.tex", "report.json", "chart.png")
 _PAGE = "examples.html"
-_NEEDED: dict[str, type] = {"gold": dict, "settings": dict, "models": list, "comparisons": list}
 _GENERIC = ("gold", *(f"{split}_gold" for split in SPLITS))  # names of gold files that say nothing of the data set
 
 
@@ -45,24 +44,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(args)
     datasets = _datasets(args.scores, args.title or ())
     out = Path(args.out).expanduser()
-    files: dict[str, Callable[[], str | bytes]] = {
-        "table.md": lambda: tables.markdown(datasets, args.layout),
-        "table.tex": lambda: tables.latex(datasets, args.layout),
-        "report.json": lambda: _json(datasets),
-        "chart.png": lambda: _chart(datasets),
-    }
+    makers: tuple[Callable[[], str | bytes], ...] = (
+        lambda: tables.markdown(datasets, args.layout),
+        lambda: tables.latex(datasets, args.layout),
+        lambda: _json(datasets),
+        lambda: _chart(datasets),
+    )
+    files = dict(zip(_FILES, makers, strict=True))
     if args.gold:
         page = _page(args, datasets)
         files[_PAGE] = lambda: page
     # Everything is made before anything is written: a report is of one state.
-    contents = {name: make() for name, make in files.items()}
-    for name, content in contents.items():
-        write_whole(out / name, content)
+    write_all_whole({out / name: make() for name, make in files.items()})
+    for name in files:
         sys.stdout.write(f"wrote {out / name}\n")
     if _PAGE not in files and (out / _PAGE).is_file():
-        (out / _PAGE).unlink()
-        sys.stdout.write(f"removed {out / _PAGE}, of an earlier report; with --gold and --pred it is made anew\n")
+        _remove_page(out / _PAGE)
     return 0
+
+
+def _remove_page(path: Path) -> None:
+    """Take away the page of an earlier report, which would stand beside tables that it does not belong to."""
+    from llava_ultra_ext.eval.examples_page import is_page
+
+    if is_page(path):
+        path.unlink()
+        sys.stdout.write(f"removed {path}, of an earlier report; with --gold and --pred it is made anew\n")
+    else:
+        sys.stdout.write(f"left {path}: llava-ultra report did not write it\n")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -89,6 +98,9 @@ def _check(args: argparse.Namespace) -> None:
     blocking = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
     if blocking is not None:
         raise ValueError(f"--out {args.out}: {blocking} is a file. Give a folder; it is made where there is none.")
+    inputs = {"--scores": args.scores, "--gold": [args.gold] if args.gold else [], "--pred": args.pred or []}
+    for name in (*_FILES, *([_PAGE] if args.gold else [])):
+        check_output(out / name, "--out", inputs)
 
 
 def _datasets(paths: Sequence[str], titles: Sequence[str]) -> list[tuple[str, Scores]]:
@@ -103,27 +115,6 @@ def _datasets(paths: Sequence[str], titles: Sequence[str]) -> list[tuple[str, Sc
         seen[title] += 1
         datasets.append((f"{title} ({seen[title]})" if seen[title] > 1 else title, own))
     return datasets
-
-
-def read_scores(path: str | Path) -> Scores:
-    """A scores file of `llava-ultra score`.
-
-    Raises:
-        ValueError: it is none, or of another version.
-    """
-    make = "Make one with: llava-ultra score --gold … --pred … --json FILE"
-    try:
-        content = json.loads(read_text(path, "--scores", "a scores file"))
-    except (json.JSONDecodeError, RecursionError):
-        raise ValueError(f"--scores {path}: is not JSON. {make}") from None
-    given = content.get("format") if isinstance(content, Mapping) else None
-    if isinstance(given, str) and given != FORMAT:
-        raise ValueError(f"--scores {path}: has the format {given}; this release reads {FORMAT}. {make}")
-    if given != FORMAT or any(not isinstance(content.get(key), kind) for key, kind in _NEEDED.items()):
-        raise ValueError(f"--scores {path}: is no scores file. {make}")
-    if not content["models"]:
-        raise ValueError(f"--scores {path}: holds no model. {make}")
-    return dict(content)
 
 
 def _title(path: str, scores: Scores) -> str:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_ultra_ext.data.whole_file import write_whole
+from llava_ultra_ext.data.whole_file import check_output, write_whole
 from llava_ultra_ext.eval import tokenizers
 from llava_ultra_ext.eval.gold import Gold, of_language, read_gold
 from llava_ultra_ext.eval.predictions import Answers, read_all
@@ -31,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = _tokenizers(args.tokenizer)
     if args.resamples < 0:
         raise ValueError(f"--resamples {args.resamples}: must be 0 (no intervals) or more; 1000 is usual.")
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed}: must be 0 or more.")
+    if args.json is not None:
+        check_output(args.json, "--json", {"--gold": [args.gold], "--pred": args.pred})
     golds = read_gold(args.gold)
     scored = of_language(golds, args.lang)
     others = frozenset(gold.id for gold in golds) - {gold.id for gold in scored}

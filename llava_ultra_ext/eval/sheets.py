@@ -6,6 +6,7 @@ A `Sheet` holds one model's rows of one column family under one tokenizer, and k
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -100,7 +101,9 @@ def _rows_of_all(
     """`_rows` of each tokenizer; of many questions side by side, since cutting texts is nearly all of the time."""
     if len(truths) < PROCESSES_FROM or len(tokenizers) < 2:
         return [_rows(name, answers, truths) for name in tokenizers]
-    with ProcessPoolExecutor(min(len(tokenizers), os.cpu_count() or 1)) as pool:
+    workers = min(len(tokenizers), os.cpu_count() or 1)
+    # Ctrl-C reaches them too: they end without a word, the command says what there is to say.
+    with ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)) as pool:
         slowest_first = sorted(tokenizers, key=lambda name: not name.startswith("jieba"))
         waiting = {name: pool.submit(_rows, name, answers, truths) for name in slowest_first}
         for _ in tqdm(as_completed(waiting.values()), total=len(waiting), desc="columns", unit="tokenizer"):

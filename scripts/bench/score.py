@@ -109,7 +109,7 @@ def timed(command: list[str], folder: Path) -> tuple[float, float, float]:
     if process.returncode:
         last = said[-1] if said else "it said nothing"
         raise RuntimeError(f"{' '.join(command)} failed with status {process.returncode} in {folder}: {last}")
-    return seconds, usage.ru_utime + usage.ru_stime, memory.peak
+    return seconds, usage.ru_utime + usage.ru_stime, max(memory.peak, usage.ru_maxrss / 1024)
 
 
 def reference() -> float:

@@ -216,6 +216,25 @@ def test_two_groups_have_a_choice_each(trained_lora: Trained, tmp_path: Path) ->
     assert metadata["frames"] == [[left.index(max(left))], [2 + right.index(max(right))]]
 
 
+def test_a_model_of_the_same_name_does_not_continue_the_answers(
+    trained_lora: Trained, question_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    rows = read_lines(question_file)[:2]
+    questions = write_lines(tmp_path / "q.jsonl", rows)
+    generate.main(arguments(trained_lora, questions, path))
+    before = path.read_bytes()
+    twin = shutil.copytree(trained_lora.lora, tmp_path / "again" / trained_lora.lora.name)
+    other = Trained(trained_lora.base, trained_lora.stage1, twin, trained_lora.exams)
+    monkeypatch.setattr(generate, "open_model", None)
+    with pytest.raises(ValueError, match=r"made by another run \(--model-path was .*, is .*again/llava-lora\)"):
+        generate.main(arguments(other, questions, path))
+    with pytest.raises(ValueError, match=r"made by another run \(--num_beams was 1, is 2\)"):
+        generate.main(arguments(trained_lora, questions, path, "--num_beams", 2))
+    assert generate.main(arguments(trained_lora, questions, path, "--batch-size", 1)) == 0
+    assert path.read_bytes() == before
+
+
 # --- end markers ---
 
 
@@ -369,6 +388,7 @@ def test_bad_flags(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         generate.main([*arguments(trained_lora, question_file, tmp_path / "a.jsonl"), *more])
+    assert not (tmp_path / "a.jsonl").exists()
 
 
 def test_the_command_says_one_line_and_fails(

@@ -29,6 +29,12 @@ def test_what_a_line_leaves_out(tmp_path: Path) -> None:
     assert not chinese.closed and english.images == () and english.tags["answer_type"] == "OPEN"
 
 
+def test_numbers_are_kept_as_json_writes_them(tmp_path: Path) -> None:
+    rows = [gold_line(1, 5, text="几枚？", lang="zh", exam_id=0), gold_line(2, 2.5, text="多大？", lang="zh", site=3)]
+    first, second = read_gold(write_lines(tmp_path / "gold.jsonl", rows))
+    assert (first.answer, first.exam_id, second.answer, second.tags["site"]) == ("5", "0", "2.5", "3")
+
+
 def test_llava_meds_list(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "Is it?\n<image>"}, {"from": "gpt", "value": "yes"}]
     entries = [
@@ -60,6 +66,18 @@ def test_llava_meds_list(tmp_path: Path) -> None:
         ([gold_line(1, "肺", image=[1])], "line 1: `image` must be a file name"),
         ([gold_line(1, "肺", valid_frames="0")], "line 1: `valid_frames` must be a list"),
         ([gold_line(1, "肺"), '{"question_id": 2, "te'], "line 2 is not JSON"),
+        ([gold_line(1, float("nan"))], "line 1: `answer` is nan, which JSON does not know"),
+        ([gold_line(1, float("inf"))], "line 1: `answer` is inf"),
+        ([gold_line(1, True)], "line 1: `answer` must be a string or a number, given is a JSON bool"),
+        ([gold_line(1, "肺", site=float("nan"))], "line 1: `site` is nan"),
+        ([gold_line(1, "肺", modality=["CT"])], "line 1: `modality` must be a string or a number"),
+        ([gold_line(1, "肺", exam_id={})], "line 1: `exam_id` must be a string or a number"),
+        (
+            [gold_line(1, "肺"), f'{{"question_id": {"9" * 5000}}}'],
+            r"line 2 is not JSON \(a number has too many digits",
+        ),
+        (["[" * 100000], r"is no list of questions \(nested too deeply\)"),
+        ([f"[{'9' * 5000}]"], r"is no list of questions \(a number has too many digits\)"),
     ],
 )
 def test_each_fault_is_named_with_its_line(rows: list[Any], message: str, tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ def test_answers_of_our_own_keep_what_is_known_of_frames(tmp_path: Path, golds: 
         ([answer_line(1, " "), *GOOD[1:]], "empty", "line 1: the answer to question 1 is empty"),
         ([*GOOD, '{"question_id": 4, "te'], "cut", "line 5: was cut off"),
         ([answer_line(1, "Liver"), *GOOD[1:]], "language", "line 1: question 1 is zh, its answer is in another"),
+        (
+            [*GOOD[:3], answer_line(4, "MRI", "other")],
+            "mixed_models",
+            "line 4: is of model other, line 1 of llava-ultra;",
+        ),
         ([*GOOD[:2], answer_line(3, "肝"), GOOD[3]], "language", "line 3: question 3 is en, its answer is in another"),
     ],
 )
@@ -88,6 +93,8 @@ def test_all_faults_are_counted_and_ten_of_a_kind_listed(tmp_path: Path) -> None
         ({"question_id": 1}, "line 5 is no answer"),
         ({"question_id": 1, "text": 3}, "line 5 is no answer"),
         ({"question_id": None, "text": "肺"}, "line 5: `question_id` must be"),
+        ({"question_id": ["a"], "text": "肺"}, "line 5: `question_id` must be"),
+        (f'{{"question_id": {"9" * 5000}}}\n', r"line 5 is not JSON \(a number has too many digits\)"),
         ([1], "line 5 is no answer"),
     ],
 )
@@ -108,6 +115,16 @@ def test_gb18030_names_the_line(mark: str, tmp_path: Path, golds: list[Gold]) ->
 def test_answers_to_questions_that_are_not_scored_are_passed_over(tmp_path: Path, golds: list[Gold]) -> None:
     chinese = [gold for gold in golds if gold.lang == "zh"]
     assert read(tmp_path, chinese, GOOD, others=frozenset({"3"})).faults == {}
+
+
+def test_a_name_says_what_several_model_ids_are(tmp_path: Path, golds: list[Gold]) -> None:
+    mixed = [*GOOD[:3], answer_line(4, "MRI", "/other/llava-ultra")]
+    named = read(tmp_path, golds, mixed, names=["Ultra"])
+    assert (named.name, named.faults) == ("Ultra", {})
+    counted = read(tmp_path, golds, mixed, names=[""], allow_missing=True)
+    assert (counted.name, counted.faults) == ("answers", {"mixed_models": 1})
+    one = [{**GOOD[0], "model_id": "llava-ultra/"}, *GOOD[1:3], {**GOOD[3], "model_id": None}]
+    assert read(tmp_path, golds, one).faults == {}
 
 
 def test_names(tmp_path: Path, golds: list[Gold]) -> None:

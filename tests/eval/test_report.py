@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,53 @@ def test_without_gold_the_page_of_an_earlier_report_goes(
     assert not page.exists() and f"removed {page}" in capsys.readouterr().out
     report.main(flags)
     assert "removed" not in capsys.readouterr().out
+
+
+def test_only_a_page_that_a_report_made_goes(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(files["out"]) / "examples.html"
+    page.parent.mkdir()
+    page.write_text("<!doctype html><title>my own</title>")
+    report.main(["--scores", files["scores"], "--out", files["out"]])
+    assert "my own" in page.read_text() and f"left {page}" in capsys.readouterr().out
+
+
+def test_no_file_of_the_report_takes_the_place_of_its_input(tmp_path: Path, files: dict[str, str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for flag, name in (("scores", "report.json"), ("gold", "table.md"), ("pred", "examples.html")):
+        given = {**files, flag: str(Path(files[flag]).rename(out / name))}
+        flags = ["--scores", given["scores"], "--gold", given["gold"], "--pred", given["pred"], "--out", str(out)]
+        before = (out / name).read_bytes()
+        assert f"{name}: is the file that --{flag} reads" in refused(*flags)
+        assert (out / name).read_bytes() == before
+        (out / name).rename(files[flag])
+
+
+def test_a_full_disk_leaves_the_report_as_it_was(
+    tmp_path: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--scores", files["scores"], "--out", files["out"]]
+    report.main(flags)
+    before = {path.name: path.read_bytes() for path in Path(files["out"]).iterdir()}
+    write = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if "chart" in self.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    capsys.readouterr()
+    assert cli.main(["report", *flags, "--title", "new"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.endswith(f"No space left on device: '{Path(files['out']) / 'chart.png'}'\n")
+    assert {path.name: path.read_bytes() for path in Path(files["out"]).iterdir()} == before
+
+
+def test_names_of_half_characters(tmp_path: Path) -> None:
+    path = write_scores(tmp_path / "s.json", scores(("llava\ud83d", block(50.0, 70.0)), TWO[1]))
+    assert report.main(["--scores", path, "--title", "\udcff", "--out", str(tmp_path / "out")]) == 0
+    assert "| llava? |" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
 
 
 def test_of_scores_on_one_gold_those_with_the_models_are_the_pages(tmp_path: Path, files: dict[str, str]) -> None:

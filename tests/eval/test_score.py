@@ -170,12 +170,19 @@ def test_one_language_of_a_bilingual_file(tmp_path: Path) -> None:
         (["--tokenizer", "spacy"], "--tokenizer spacy: no such tokenizer. Known: char, jieba"),
         (["--tokenizer", ","], "--tokenizer: is empty"),
         (["--resamples", "-1"], "--resamples -1: must be 0"),
+        (["--seed", "-1"], "--seed -1: must be 0 or more"),
+        (["--json", "."], r"--json \.: is a folder\. Give the name of a file"),
+        (["--json", "g.jsonl"], r"--json g\.jsonl: is the file that --gold reads"),
+        (["--json", "x/../a.jsonl"], r"--json x/\.\./a\.jsonl: is the file that --pred reads"),
         (["--lang", "en"], "--lang en: no question"),
         (["--name", "a", "--name", "b"], "2 names for 1 answers files"),
     ],
 )
-def test_flags_are_checked_before_anything_is_scored(flags: list[str], message: str, tmp_path: Path) -> None:
+def test_flags_are_checked_before_anything_is_scored(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gold, answers = write_lines(tmp_path / "g.jsonl", GOLD), write_lines(tmp_path / "a.jsonl", HALF)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         score.main(["--gold", str(gold), "--pred", str(answers), *flags])
 

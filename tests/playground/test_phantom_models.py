@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import make
 import numpy as np
-import pretraining_frames
 import pytest
-import train_clip
-import train_sam
 from transformers import CLIPModel, LlamaTokenizer, SamModel
 
+import make
+import pretraining_frames
 import tiny_models
+import train_clip
+import train_sam
 from llava_ultra_ext.data.sources.phantom.cases import PhantomSettings, draw_case
 from llava_ultra_ext.data.sources.phantom.probe import probe_of
 

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -106,6 +108,9 @@ if [[ $1 == import ]]; then
     for split in test validate; do
         for kind in questions gold; do echo "$QUESTIONS $split" >"$2/${split}_$kind.jsonl"; done
     done
+elif [[ $1 == answer && -n ${HANGS:-} ]]; then
+    echo $$ >>"$HANGS"
+    exec sleep 100
 elif [[ $1 == answer ]]; then
     while [[ $1 != --answers-file ]]; do shift; done
     mkdir -p "$(dirname "$2")"
@@ -237,6 +242,37 @@ def test_the_scored_language_is_the_one_that_is_asked(calls: Calls) -> None:
         "import": ["zh"], "answer": [], "score": ["zh"], "report": ["zh"],
     }  # fmt: skip
     assert all(flags(call, "--lang") == [] for call in calls(model))
+
+
+@pytest.mark.parametrize(
+    ("number", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
+)
+def test_a_signal_ends_the_processes_that_answer(calls: Calls, number: int, whole_group: bool) -> None:
+    model, started = calls.model("ultra", "model.safetensors"), calls.folder / "started"
+    variables = {"SOURCE": "slake", "DATA": calls.folder / "data", "OUT": calls.folder / "out", "NUM_GPUS": 2}
+    variables |= {"CALLS": calls.folder / "calls", "QUESTIONS": "first", "MODELS": model, "HANGS": started}
+    environment = {"PATH": f"{calls.folder / 'bin'}:{os.environ['PATH']}", **{k: str(v) for k, v in variables.items()}}
+    script = subprocess.Popen(
+        ["bash", str(SCRIPT)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 30
+    while not started.exists() or started.read_text().count("\n") < 2:
+        assert time.monotonic() < deadline and script.poll() is None
+        time.sleep(0.02)
+    (os.killpg if whole_group else os.kill)(script.pid, number)
+    _, said = script.communicate(timeout=30)
+    assert script.returncode == 128 + number and "eval: interrupted; answers so far are kept" in said
+    for process in map(int, started.read_text().split()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+@pytest.mark.parametrize("given", ["0", "abc", "-1", "2x"])
+def test_the_number_of_processes_is_checked_first(given: str, calls: Calls) -> None:
+    log = calls.folder / "calls"
+    done = run(calls.folder / "bin", SOURCE="slake", DATA=calls.folder, MODELS="x", CALLS=log, NUM_GPUS=given)
+    assert done.returncode == 1 and f"NUM_GPUS={given}: must be a whole number, 1 or more" in done.stderr
+    assert not log.exists()
 
 
 @pytest.fixture

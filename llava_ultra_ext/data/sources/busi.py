@@ -11,6 +11,7 @@ import argparse
 import re
 from pathlib import Path
 
+from llava_ultra_ext.data.json_lines import is_clean
 from llava_ultra_ext.data.sources.source import (
     Item,
     Reading,
@@ -50,6 +51,9 @@ def read(options: argparse.Namespace) -> Reading:
     """
     folder = existing_folder(options.folder, "FOLDER").resolve()
     classes = [name for name in CLASSES if (folder / name).is_dir()]
+    gone = next((name for name in CLASSES if (folder / name).is_symlink() and not (folder / name).exists()), None)
+    if gone is not None:
+        raise ValueError(f"FOLDER {options.folder}: {gone} is a link to a folder that is gone. Mend or remove it.")
     if not classes:
         raise ValueError(f"FOLDER {options.folder}: has none of the folders {', '.join(CLASSES)}.")
     root = image_folder(options.image_folder, folder).resolve()
@@ -59,7 +63,10 @@ def read(options: argparse.Namespace) -> Reading:
     reading = Reading({"": items}, root, read=0, used=0)
     seen: dict[str, Path] = {}
     for name in classes:
-        for path in sorted((path for path in (folder / name).rglob("*") if path.is_file()), key=_natural):
+        # Not `is_file`: a link to a picture that is gone is a picture that is missing.
+        for path in sorted((path for path in (folder / name).rglob("*") if not path.is_dir()), key=_natural):
+            if not is_clean(path.relative_to(root).as_posix()):
+                raise ValueError(f"FOLDER {options.folder}: {path.name!r} in {name} is no UTF-8 name. Rename the file.")
             reading.read += 1
             if path.suffix.lower() not in _PICTURES:
                 reading.left_out["other_files"] += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_ultra_ext.data.exam import IMAGE_TOKEN
-from llava_ultra_ext.data.json_lines import read_text
+from llava_ultra_ext.data.json_lines import is_clean, json_fault, read_text
 
 SPLITS = ("train", "validate", "test")
 LANGUAGES = ("zh", "en")
@@ -145,8 +145,8 @@ def read_json(path: Path, flag: str) -> Any:
             f"{flag} {path}: is not JSON (line {error.lineno}, column {error.colno}: {error.msg}). "
             "Give the file as the source publishes it; a JSON list is needed."
         ) from None
-    except RecursionError:
-        raise ValueError(f"{flag} {path}: is nested too deeply to be a list of records. Check the file.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{flag} {path}: is no list of records ({json_fault(error)}). Check the file.") from None
 
 
 def record_list(records: Any, place: str) -> list[Any]:
@@ -182,7 +182,7 @@ def text_field(record: Any, key: str, place: str, *, default: str | None = None)
     if not isinstance(value, str):
         given = "is missing" if key not in record else f"is of type {type(value).__name__}"
         raise ValueError(f"{place}: `{key}` {given}; must be a string.")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    if not is_clean(value):
         raise ValueError(f"{place}: `{key}` holds a character that is no text (NUL or half a surrogate). Repair it.")
     if IMAGE_TOKEN in value:
         raise ValueError(f"{place}: `{key}` holds {IMAGE_TOKEN}, which stands for a picture. Remove it.")

@@ -124,6 +124,17 @@ def test_official_split_language_and_answer_type_of_the_record(tmp_path: Path) -
     assert card["duplicates"]["pictures_in_several_splits"] == 1  # both are about a.png
 
 
+def test_an_exam_in_two_official_splits_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [
+        talk(name, f"<image>\n是{name}吗？", "是", split=split, image=f"{place}.png", exam_id="US-1")
+        for place, (name, split) in enumerate((("a", "train"), ("b", "test")))
+    ]
+    card, out = imported(tmp_path, asked)
+    assert card["duplicates"]["exams_across_splits"] == 1 and card["duplicates"]["across_splits"] == 0
+    assert lines(out / "duplicates.jsonl") == [{"match": "exam", "splits": ["test", "train"], "studies": ["US-1"]}]
+    assert "across splits: 0 pictures, 1 exams\n" in capsys.readouterr().out
+
+
 def test_records_without_text_and_other_languages_are_listed(tmp_path: Path) -> None:
     records = [REPORT, {"id": "empty", "image": "a.png", "findings": ""}, talk("e", "<image>\nWhat?", "Liver.")]
     card, out = imported(tmp_path, records, "--lang", "zh")
