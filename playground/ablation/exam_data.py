@@ -19,6 +19,15 @@ FRAMES_ASKED = 2
 every frame with the text as a test sample; two frames drawn from the exam have the same mean at a third of the cost."""
 
 
+def stage1_file(data: Path, phantom: Path) -> Path:
+    """Stage 1's file: every frame with its exam's findings. That is a random frame of the exam in each step, as stage 1
+    has it, and encodes one frame for it instead of all."""
+    target = data / "variants" / "stage1.json"
+    if not target.exists():
+        write_json(target, by_frame(read_json(phantom / "stage1.json")))
+    return target
+
+
 def training_file(data: Path, row: Row) -> Path:
     """The stage 2 file of a row, in the row's version of the questions; made where it is missing.
 

@@ -117,7 +117,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(24, 30, 24, 4, 4, 4, 2, 2, batch=4, frames=(2, 4)),
-    "quick": Scale(600, 60, 600, 200, 200, 500, 60, 60, frames=(2, 6)),
-    "full": Scale(2000, 200, 2000, 800, 500, 1500, 300, 300),
+    "quick": Scale(600, 60, 600, 200, 200, 500, 200, 60, frames=(2, 6)),
+    "full": Scale(2000, 120, 2000, 600, 600, 1500, 700, 250),
 }
 """smoke: for the tests; it shows that every step runs, its numbers mean nothing."""

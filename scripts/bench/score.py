@@ -23,7 +23,7 @@ import threading
 import time
 from pathlib import Path
 
-SIZES = (5_000, 10_000, 20_000, 40_000)
+SIZES = (5_000, 10_000, 20_000)
 TARGET_PAIRS, TARGET_S, TARGET_MB = 20_000, 60.0, 1000.0
 ORGANS = ("甲状腺", "乳腺", "肝脏", "胆囊", "胰腺", "脾脏", "左肾", "右肾", "子宫", "前列腺", "膀胱", "颈部淋巴结")
 PLACES = ("右叶", "左叶", "中部", "上极", "下段", "外上象限", "包膜下", "近门静脉处", "峡部", "深部")
