@@ -45,18 +45,21 @@ def overlap(predicted: Sequence[str], gold: Sequence[str]) -> tuple[float, float
 
 def ngram_counts(predicted: Sequence[str], gold: Sequence[str]) -> list[int]:
     """What BLEU is made of: matching n-grams (clipped) of order 1 to 4, n-grams of order 1 to 4, both lengths."""
-    correct, total = [], []
-    for order in range(1, MAX_ORDER + 1):
-        own = Counter(zip(*(predicted[start:] for start in range(order)), strict=False))
-        other = Counter(zip(*(gold[start:] for start in range(order)), strict=False))
-        correct.append(_shared(own, other))
-        total.append(max(0, len(predicted) - order + 1))
+    correct = [_shared(Counter(predicted), Counter(gold))]
+    for order in range(2, MAX_ORDER + 1):
+        if correct[-1]:  # where no shorter n-gram matches, no longer one does
+            own = Counter(zip(*(predicted[start:] for start in range(order)), strict=False))
+            other = Counter(zip(*(gold[start:] for start in range(order)), strict=False))
+            correct.append(_shared(own, other))
+        else:
+            correct.append(0)
+    total = [max(0, len(predicted) - order + 1) for order in range(1, MAX_ORDER + 1)]
     return [*correct, *total, len(predicted), len(gold)]
 
 
 def _shared(own: Mapping[Any, int], other: Mapping[Any, int]) -> int:
     """Size of the intersection of two bags; `Counter.__and__` would build it, at twice the time."""
-    return sum(min(count, other[item]) for item, count in own.items() if item in other)
+    return sum(min(own[item], other[item]) for item in own.keys() & other.keys())
 
 
 def statistics(same: bool, predicted: Sequence[str], gold: Sequence[str]) -> list[float]:

@@ -5,7 +5,6 @@ A `Sheet` holds one model's rows of one column family under one tokenizer, and k
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -98,23 +97,32 @@ def _add(
 def _rows_of_all(
     tokenizers: Sequence[str], answers: Sequence[Sequence[str]], truths: Sequence[str]
 ) -> list[tuple[list[Array], list[Array]]]:
-    """`_rows` of each tokenizer; of many questions side by side, since cutting texts is nearly all of the time."""
-    if len(truths) < PROCESSES_FROM or len(tokenizers) < 2:
-        return [_rows(name, answers, truths) for name in tokenizers]
-    workers = min(len(tokenizers), os.cpu_count() or 1)
+    """Both families' rows under each tokenizer, for each model; of many questions side by side, since cutting texts is
+    nearly all of the time."""
+    if len(truths) < PROCESSES_FROM:
+        cuts = [tokenizer(name) for name in tokenizers]
+        return [(_strict_rows(cut, answers, truths), _llava_med_rows(cut, answers, truths)) for cut in cuts]
+    slowest_first = sorted(tokenizers, key=lambda name: not name.startswith("jieba"))
     # Ctrl-C reaches them too: they end without a word, the command says what there is to say.
-    with ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)) as pool:
-        slowest_first = sorted(tokenizers, key=lambda name: not name.startswith("jieba"))
-        waiting = {name: pool.submit(_rows, name, answers, truths) for name in slowest_first}
-        for _ in tqdm(as_completed(waiting.values()), total=len(waiting), desc="columns", unit="tokenizer"):
+    with ProcessPoolExecutor(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)) as pool:
+        waiting = {
+            (name, family): pool.submit(_rows, family, name, answers, truths)
+            for name in slowest_first
+            for family in (_strict_rows, _llava_med_rows)
+        }
+        for _ in tqdm(as_completed(waiting.values()), total=len(waiting), desc="columns", unit="column"):
             pass
-        return [waiting[name].result() for name in tokenizers]
+        return [(waiting[name, _strict_rows].result(), waiting[name, _llava_med_rows].result()) for name in tokenizers]
 
 
-def _rows(name: str, answers: Sequence[Sequence[str]], truths: Sequence[str]) -> tuple[list[Array], list[Array]]:
-    """Both families' rows under one tokenizer, for each model."""
-    cut = tokenizer(name)
-    return _strict_rows(cut, answers, truths), _llava_med_rows(cut, answers, truths)
+def _rows(
+    family: Callable[[Tokenize, Sequence[Sequence[str]], Sequence[str]], list[Array]],
+    name: str,
+    answers: Sequence[Sequence[str]],
+    truths: Sequence[str],
+) -> list[Array]:
+    """A family's rows under a tokenizer that is named, since a tokenizer itself does not go to another process."""
+    return family(tokenizer(name), answers, truths)
 
 
 def _strict_rows(cut: Tokenize, answers: Sequence[Sequence[str]], truths: Sequence[str]) -> list[Array]:
