@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from eval_files import answer_line, gold_line, write_lines
+from interrupts import hear_ctrl_c
 
 from llava_ultra_ext import cli
 from llava_ultra_ext.data import importing
@@ -41,7 +42,9 @@ def test_ctrl_c_while_scores_are_computed(tmp_path: Path) -> None:
     gold = write_lines(tmp_path / "g.jsonl", [gold_line(number, f"左肺结节{number}" * 20) for number in range(3000)])
     pred = write_lines(tmp_path / "p.jsonl", [answer_line(number, f"右肺囊肿{number}" * 20) for number in range(3000)])
     command = [*COMMAND, "score", "--gold", str(gold), "--pred", str(pred), "--json", str(tmp_path / "s.json")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=hear_ctrl_c
+    )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + 60
     while not children.read_text().strip():

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from interrupts import hear_ctrl_c
 from trained import Trained
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "eval.sh"
@@ -253,7 +254,12 @@ def test_a_signal_ends_the_processes_that_answer(calls: Calls, number: int, whol
     variables |= {"CALLS": calls.folder / "calls", "QUESTIONS": "first", "MODELS": model, "HANGS": started}
     environment = {"PATH": f"{calls.folder / 'bin'}:{os.environ['PATH']}", **{k: str(v) for k, v in variables.items()}}
     script = subprocess.Popen(
-        ["bash", str(SCRIPT)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ["bash", str(SCRIPT)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     )
     deadline = time.monotonic() + 30
     while not started.exists() or started.read_text().count("\n") < 2:

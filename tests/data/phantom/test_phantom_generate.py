@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from import_case import lines, run_import
+from interrupts import hear_ctrl_c
 from PIL import Image
 
 from llava_ultra_ext import cli
@@ -307,7 +308,9 @@ def test_the_manifest_is_imported_in_both_versions_of_the_cue(whole: Path, tmp_p
 def started(out: Path, workers: str, *flags: str) -> subprocess.Popen[str]:
     """The command in a process group of its own."""
     command = [sys.executable, "-m", "llava_ultra_ext.cli", "phantom", "--out", str(out), *SMALL, "--workers", workers]
-    return subprocess.Popen([*command, *flags], start_new_session=True, text=True, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [*command, *flags], start_new_session=True, text=True, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c
+    )
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
