@@ -36,6 +36,7 @@ CLAUSES = 1 << 16
 """How many different clauses jieba's words are remembered of."""
 
 _CLAUSE_END = re.compile(r"([，。；：、！？（）\s])")  # jieba never joins words across any of these
+_CHINESE = re.compile("([\u4e00-\u9fa5])")  # some of those that sacrebleu knows; it cuts the others itself
 _CHAR = re.compile(rf"[{CJK}]|\d+(?:\.\d+)?|(?:(?![{CJK}])\w)+|\([+-]+\)|\S")
 
 
@@ -74,8 +75,28 @@ def _sacrebleu(name: str) -> Tokenize:
         from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
     except ImportError:
         raise ValueError(_absent("sacrebleu")) from None
-    cut = TokenizerZh() if name == "zh" else Tokenizer13a()
-    return lambda text: str(cut(text)).split()
+    if name == "13a":
+        plain = Tokenizer13a()
+        return lambda text: str(plain(text)).split()
+    chinese = TokenizerZh()
+
+    # sacrebleu puts spaces around each Chinese character and looks no further than one sign around it, so what stands
+    # between two of them (a size, a comma) can be cut by itself, with a Chinese neighbour on either side, and once.
+    @functools.lru_cache(maxsize=CLAUSES)
+    def between(before: str, text: str, after: str) -> list[str]:
+        return str(chinese(before + text + after)).split()[len(before) : None if not after else -1]
+
+    def cut(text: str) -> list[str]:
+        parts = _CHINESE.split(text.strip())  # run, character, run, character, …, run
+        tokens: list[str] = []
+        for place in range(0, len(parts), 2):
+            if parts[place]:
+                first, last = place == 0, place == len(parts) - 1
+                tokens += between("" if first else "中", parts[place], "" if last else "中")
+            tokens += parts[place + 1 : place + 2]
+        return tokens
+
+    return cut
 
 
 def _absent(package: str) -> str:

@@ -7,6 +7,7 @@ import functools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
 from llava_ultra_ext.data.languages import at_home, has_chinese, has_english, says_nothing
 from llava_ultra_ext.eval.normalize import normalise
@@ -113,6 +114,12 @@ def test_our_terms_make_jieba_cut_alike() -> None:
 @given(st.text(alphabet="甲状腺右叶见低回声结节肝胆囊，。；：、！？（） \n()ab1.2-%", max_size=40))
 def test_cutting_by_clauses_is_what_jieba_does_with_the_whole_text(text: str) -> None:
     assert tokenizer("jieba-plain")(text) == [token for token in _plain_jieba().lcut(text) if not token.isspace()]
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="右叶见结节，。、（）〇㐀𠀀１ \n().,-;:!?'\"&%ab09", max_size=30))
+def test_cutting_between_chinese_characters_is_what_sacrebleu_does_with_the_whole_text(text: str) -> None:
+    assert tokenizer("zh")(text) == TokenizerZh()(text).split()
 
 
 @functools.cache
