@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_ultra_ext.data.whole_file import write_whole
 from processes import child, failure
 
 
@@ -38,10 +39,7 @@ def run(title: str, command: Sequence[object], log: Path, env: Mapping[str, str]
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a file as a whole: a reader sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:

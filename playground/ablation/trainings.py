@@ -93,7 +93,9 @@ class Trainings:
 
     def _compute(self, row: Row, folder: Path, seed: int) -> dict[str, Any]:
         stage1 = self._stage1(row.stage1, seed)
-        training = exam_data.training_file(self.setup.data, row)
+        with self._once(self.setup.data):
+            training = exam_data.training_file(self.setup.data, row)
+            gold = exam_data.gold_file(self.setup.data, row)
         settings = {**self._vision(row.stage1), **row.settings, "ADR_STRATEGY": row.strategy}
         settings |= {"STAGE1": str(stage1), "DATA": str(training)}
         scores = self._teacher_scores(row, stage1, training) if row.cached else None
@@ -101,7 +103,6 @@ class Trainings:
             settings["FRAME_SCORES"] = str(scores)
         model = folder / "llava-lora"
         trained = self._train("finetune_lora.sh", model, settings, seed, self.setup.scale.stage2_steps)
-        gold = exam_data.gold_file(self.setup.data, row)
         answers, answered = self._answers(model, gold, folder)
         self._score(gold, answers, folder)
         samples = self.setup.scale.stage2_steps * self.setup.scale.batch
@@ -118,7 +119,8 @@ class Trainings:
         """Projector of a tower, on frame -> findings with a random frame; rows of one tower start from the same."""
         folder = self.setup.out / "stage1" / name / f"seed{seed}" / "llava-stage1"
         with self._once(folder):
-            data = exam_data.stage1_file(self.setup.data, self.setup.phantom)
+            with self._once(self.setup.data):  # stage 1 of another tower reads the same file
+                data = exam_data.stage1_file(self.setup.data, self.setup.phantom)
             settings = {**self._vision(name), "ADR_STRATEGY": "random", "DATA": str(data)}
             settings["BATCH"] = str(2 * self.setup.scale.batch)  # of one frame each
             self._train("pretrain.sh", folder, settings, seed, self.setup.scale.stage1_steps)

@@ -26,6 +26,7 @@ from llava_ultra_ext.data.sources.phantom import records
 from llava_ultra_ext.data.sources.phantom.case import Case
 from llava_ultra_ext.data.sources.phantom.cases import PhantomSettings, draw_case
 from llava_ultra_ext.data.sources.phantom.records import Drawn
+from llava_ultra_ext.data.whole_file import write_whole
 from pretraining_frames import Pretraining, draw_frames
 from tiny_tokenizer import CORPUS
 from train_clip import train_clip
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.manual_seed(0)
         result = _llama(out, cases, args) if frames is None else _vision(name, out, frames, args)
         made["models"][name] = {**result, "seconds": round(time.monotonic() - start)}
-        (out / "made.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        write_whole(out / "made.json", json.dumps(made, indent=1) + "\n")
         print(f"{name}: {made['models'][name]}", flush=True)
     return 0
 
