@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 SWEEP_MM = 40.0
@@ -194,19 +195,16 @@ _BREAST = Site(
     lesions=_kinds("fibroadenoma", "suspicious_mass"),
 )
 
+_abdominal = partial(Site, probe="curved", depth=54.0, width=60.0, radius=35.0, half_angle=24.0)
+
 _ABDOMEN = (
     Layer("skin", 0.0, 4.0, line=13.0, wave=0.05),
     Layer("fat", 2.0, -10.0, "streak", 4.0, line=6.0, wave=0.4),
     Layer("muscle", 5.0, -9.0, "streak", 6.0, line=13.0, wave=0.4),
 )
 
-_LIVER = Site(
+_LIVER = _abdominal(
     "liver",
-    "curved",
-    depth=54.0,
-    width=60.0,
-    radius=35.0,
-    half_angle=24.0,
     layers=(
         *_ABDOMEN,
         Layer("liver", 9.5, 0.0, "cloud", 0.8, line=15.0, wave=0.4),
@@ -223,13 +221,8 @@ _LIVER = Site(
     lesions=_kinds("hemangioma", "suspicious_mass", bright=True),
 )
 
-_KIDNEY = Site(
+_KIDNEY = _abdominal(
     "kidney",
-    "curved",
-    depth=54.0,
-    width=60.0,
-    radius=35.0,
-    half_angle=24.0,
     layers=(
         *_ABDOMEN,
         Layer("perirenal fat", 11.0, 7.0, "fibre", 3.0, line=9.0, wave=0.8),
@@ -255,13 +248,8 @@ _KIDNEY = Site(
     lesions=_kinds("angiomyolipoma", "suspicious_mass", bright=True),
 )
 
-_UTERUS = Site(
+_UTERUS = _abdominal(
     "uterus",
-    "curved",
-    depth=54.0,
-    width=60.0,
-    radius=35.0,
-    half_angle=24.0,
     layers=(*_ABDOMEN, Layer("pelvis", 9.0, -8.0, "cloud", 5.0, line=8.0, wave=0.6)),
     landmarks=(
         Landmark("bladder", (-9.0, 9.5), (13.0, 4.0), -42.0, 6.0, line=11.0, loss=-0.25, drift=0.06),
@@ -277,13 +265,8 @@ _UTERUS = Site(
     lesions=_kinds("fibroid", "suspicious_mass"),
 )
 
-_PROSTATE = Site(
+_PROSTATE = _abdominal(
     "prostate",
-    "curved",
-    depth=54.0,
-    width=60.0,
-    radius=35.0,
-    half_angle=24.0,
     layers=(*_ABDOMEN, Layer("pelvis", 8.0, -6.0, "cloud", 5.0, line=8.0, wave=0.6)),
     landmarks=(
         Landmark("bladder", (0.0, 10.0), (17.0, 4.8), -42.0, 0.0, line=11.0, loss=-0.25, drift=0.03),
