@@ -10,13 +10,13 @@ A text is cut by the stated tokenizer first and its tokens are joined by spaces,
 
 from __future__ import annotations
 
-import math
 import re
 import sys
-from collections import Counter
 from collections.abc import Sequence
 
-from llava_ultra_ext.eval.metrics import MAX_ORDER, ngram_counts
+import numpy as np
+
+from llava_ultra_ext.eval.metrics import MAX_ORDER, Array, ngram_counts
 
 BLEU_RULE = "mean of sentence BLEU, no smoothing, bleu_2 and bleu_3 of that order alone (NLTK sentence_bleu)"
 
@@ -44,6 +44,7 @@ _CONTRACTIONS = {"maam": "ma'am", "oclock": "o'clock", "twas": "'twas", "yall": 
     stem + ending.replace("'", "", 1): stem + ending for ending, stems in _ENDINGS.items() for stem in stems.split()
 }
 """Without the first apostrophe -> with it, as VQA's evaluation restores them; rarer slang of its list is left out."""
+_WORDS = _NUMBERS | _CONTRACTIONS
 
 
 def normalise(text: str) -> str:
@@ -53,59 +54,57 @@ def normalise(text: str) -> str:
     for mark in _PUNCTUATION & set(text):
         beside_space = f"{mark} " in text or f" {mark}" in text
         cleaned = cleaned.replace(mark, "" if beside_space or strip else " ")
-    words = [_NUMBERS.get(word, word) for word in _PERIOD.sub("", cleaned).lower().split()]
-    kept = [_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES]
-    return " ".join(kept).replace(",", "")
+    words = _PERIOD.sub("", cleaned).lower().split()
+    return " ".join([_WORDS.get(word, word) for word in words if word not in _ARTICLES]).replace(",", "")
 
 
 def exact_match(predicted: Sequence[str], gold: Sequence[str]) -> float:
     """``calculate_exactmatch``: distinct words of the truth that the answer holds, over the words of the answer."""
-    held = set(predicted) & set(gold)
-    return len(held) / len(predicted) if predicted else 0.0
+    return len(set(predicted).intersection(gold)) / len(predicted) if predicted else 0.0
 
 
 def overlap(predicted: Sequence[str], gold: Sequence[str]) -> tuple[float, float, float]:
     """``calculate_f1score``: F1, precision, recall; a word in both counts as often as the answer has it."""
-    own, other = Counter(predicted), Counter(gold)
-    hits = sum(count for word, count in own.items() if word in other)
+    own, other = set(predicted), set(gold)
+    hits = sum([word in other for word in predicted])
     if not hits:
         return 0.0, 0.0, 0.0
-    missed = sum(count for word, count in other.items() if word not in own)
+    missed = sum([word not in own for word in gold])
     precision, recall = hits / len(predicted), hits / (hits + missed)
     return 2 * precision * recall / (precision + recall), precision, recall
 
 
-def sentence_bleu(predicted: Sequence[str], gold: Sequence[str]) -> list[float]:
+def sentence_bleu(counts: Array) -> Array:
     """NLTK's ``sentence_bleu`` of one reference without smoothing, for LLaVA-Med's four sets of weights.
 
+    Args:
+        counts: (n, 2 * MAX_ORDER + 2) of n questions, by `metrics.ngram_counts`.
+
     Returns:
-        order 1 alone, order 2 alone, order 3 alone, orders 1 to 4 with equal weights; 0 to 1.
+        (n, 4): order 1 alone, order 2 alone, order 3 alone, orders 1 to 4 with equal weights; 0 to 1.
     """
-    counts = ngram_counts(predicted, gold)
-    correct, total = counts[:MAX_ORDER], counts[MAX_ORDER : 2 * MAX_ORDER]
-    if not correct[0]:
-        return [0.0] * 4
-    penalty = 1.0 if len(predicted) > len(gold) else math.exp(1 - len(gold) / len(predicted))
+    correct, total = counts[:, :MAX_ORDER], counts[:, MAX_ORDER : 2 * MAX_ORDER]
+    own, other = counts[:, -2], counts[:, -1]
+    penalty = np.where(own > other, 1.0, np.exp(1 - other / np.maximum(own, 1)))
     # NLTK puts the smallest float where an order has no match.
-    logs = [math.log(c / t) if c else math.log(sys.float_info.min) for c, t in zip(correct, total, strict=True)]
-    return [penalty * math.exp(value) for value in (*logs[:3], math.fsum(logs) / MAX_ORDER)]
+    logs = np.log(np.where(correct, correct / np.maximum(total, 1), sys.float_info.min))
+    bleu = penalty[:, None] * np.exp(np.column_stack([logs[:, :3], logs.mean(axis=1)]))
+    return np.where(correct[:, :1], bleu, 0.0)
 
 
-def statistics(predicted: Sequence[str], gold: Sequence[str]) -> list[float]:
-    """One question's figures in the order of `metrics.FIGURES`, 0 to 1.
+def statistics(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> Array:
+    """(n, figures): the figures of n questions in the order of `metrics.FIGURES`, 0 to 1.
 
     Args:
-        predicted: tokens of the answer as a tokenizer gives them, not normalised.
-        gold: likewise of the truth.
+        predicted: tokens of the answers as a tokenizer gives them, not normalised.
+        gold: likewise of the truths.
     """
     # LLaVA-Med normalises in `evaluate` and again inside its exact match and F1.
-    own, other = normalise(" ".join(predicted)), normalise(" ".join(gold))
-    twice, truth = normalise(own).split(), normalise(other).split()
-    return [
-        exact_match(twice, truth),
-        *overlap(twice, truth),
-        *sentence_bleu(own.split(), other.split()),
-    ]
+    own, other = ([normalise(" ".join(tokens)) for tokens in texts] for texts in (predicted, gold))
+    twice, truths = ([normalise(text).split() for text in texts] for texts in (own, other))
+    words = [[exact_match(*pair), *overlap(*pair)] for pair in zip(twice, truths, strict=True)]
+    counts = ngram_counts([text.split() for text in own], [text.split() for text in other])
+    return np.column_stack([np.array(words).reshape(-1, 4), sentence_bleu(counts)])
 
 
 def open_hit(predicted: str, gold: str) -> bool:

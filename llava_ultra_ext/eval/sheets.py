@@ -24,6 +24,9 @@ from llava_ultra_ext.eval.tokenizers import Tokenize, tokenizer
 PROCESSES_FROM = 2000
 """From this many open questions on, tokenizers work in processes of their own, with a progress bar."""
 
+BATCH = 500
+"""Questions that are cut and counted at once."""
+
 OPEN, CLOSED, ALL = "open", "closed", "all"
 
 
@@ -99,52 +102,54 @@ def _rows_of_all(
 ) -> list[tuple[list[Array], list[Array]]]:
     """Both families' rows under each tokenizer, for each model; of many questions side by side, since cutting texts is
     nearly all of the time."""
+    texts = {
+        family: ([[prepare(text) for text in given] for given in answers], [prepare(text) for text in truths])
+        for family, prepare in ((_strict, normalise), (_llava_med, str.lower))
+    }
     if len(truths) < PROCESSES_FROM:
-        cuts = [tokenizer(name) for name in tokenizers]
-        return [(_strict_rows(cut, answers, truths), _llava_med_rows(cut, answers, truths)) for cut in cuts]
+        return [
+            (_rows(_strict, name, *texts[_strict]), _rows(_llava_med, name, *texts[_llava_med])) for name in tokenizers
+        ]
     slowest_first = sorted(tokenizers, key=lambda name: not name.startswith("jieba"))
     # Ctrl-C reaches them too: they end without a word, the command says what there is to say.
     with ProcessPoolExecutor(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)) as pool:
         waiting = {
-            (name, family): pool.submit(_rows, family, name, answers, truths)
+            (name, family): pool.submit(_rows, family, name, *texts[family])
             for name in slowest_first
-            for family in (_strict_rows, _llava_med_rows)
+            for family in texts
         }
         for _ in tqdm(as_completed(waiting.values()), total=len(waiting), desc="columns", unit="column"):
             pass
-        return [(waiting[name, _strict_rows].result(), waiting[name, _llava_med_rows].result()) for name in tokenizers]
+        return [(waiting[name, _strict].result(), waiting[name, _llava_med].result()) for name in tokenizers]
 
 
-def _rows(
-    family: Callable[[Tokenize, Sequence[Sequence[str]], Sequence[str]], list[Array]],
-    name: str,
-    answers: Sequence[Sequence[str]],
-    truths: Sequence[str],
-) -> list[Array]:
-    """A family's rows under a tokenizer that is named, since a tokenizer itself does not go to another process."""
-    return family(tokenizer(name), answers, truths)
+_Family = Callable[[Tokenize, Sequence[str], Sequence[str], Sequence[Sequence[str]]], Array]
 
 
-def _strict_rows(cut: Tokenize, answers: Sequence[Sequence[str]], truths: Sequence[str]) -> list[Array]:
-    """(n, metrics.STATISTICS) for each model."""
-    plain = [normalise(text) for text in truths]
-    tokens = [cut(text) for text in plain]  # once for all models
-    rows = []
-    for given in answers:
-        own = [normalise(text) for text in given]
-        pairs = zip(own, plain, tokens, strict=True)
-        rows.append([metrics.statistics(text == truth, cut(text), cells) for text, truth, cells in pairs])
-    return [np.array(of_model, dtype=np.float64).reshape(-1, metrics.STATISTICS) for of_model in rows]
+def _rows(family: _Family, name: str, answers: Sequence[Sequence[str]], truths: Sequence[str]) -> list[Array]:
+    """A family's rows, for each model, under a tokenizer that is named: itself it does not go to another process.
+
+    Some questions at a time: the tokens of all of them take gigabytes.
+    """
+    cut = tokenizer(name)
+    rows: list[list[Array]] = [[] for _ in answers]
+    for start in range(0, max(1, len(truths)), BATCH):
+        batch = slice(start, start + BATCH)
+        tokens = [cut(text) for text in truths[batch]]  # once for all models
+        for own, given in zip(rows, answers, strict=True):
+            own.append(family(cut, given[batch], truths[batch], tokens))
+    return [np.concatenate(own) for own in rows]
 
 
-def _llava_med_rows(cut: Tokenize, answers: Sequence[Sequence[str]], truths: Sequence[str]) -> list[Array]:
-    """(n, len(FIGURES)) for each model."""
-    tokens = [cut(text.lower()) for text in truths]
-    rows = [
-        [llava_med.statistics(cut(text.lower()), cells) for text, cells in zip(given, tokens, strict=True)]
-        for given in answers
-    ]
-    return [np.array(of_model, dtype=np.float64).reshape(-1, len(FIGURES)) for of_model in rows]
+def _strict(cut: Tokenize, answers: Sequence[str], truths: Sequence[str], tokens: Sequence[Sequence[str]]) -> Array:
+    """(n, metrics.STATISTICS), of normalised texts."""
+    same = [text == truth for text, truth in zip(answers, truths, strict=True)]
+    return metrics.statistics(same, [cut(text) for text in answers], tokens)
+
+
+def _llava_med(cut: Tokenize, answers: Sequence[str], truths: Sequence[str], tokens: Sequence[Sequence[str]]) -> Array:
+    """(n, len(FIGURES)), of texts in lower case."""
+    return llava_med.statistics([cut(text) for text in answers], tokens)
 
 
 def _accuracy(golds: Sequence[Gold], model: Answers, path: str, covers: str, same: Callable[[str, str], bool]) -> Sheet:

@@ -9,7 +9,7 @@ import pytest
 from nltk.translate.bleu_score import sentence_bleu
 
 from llava_ultra_ext.eval import llava_med
-from llava_ultra_ext.eval.metrics import FIGURES
+from llava_ultra_ext.eval.metrics import FIGURES, ngram_counts
 from llava_ultra_ext.eval.tokenizers import tokenizer
 
 ANSWER, TRUTH = "甲状腺右叶见低回声结节", "超声所见甲状腺右叶可见低回声结节"
@@ -17,7 +17,7 @@ ANSWER, TRUTH = "甲状腺右叶见低回声结节", "超声所见甲状腺右�
 
 def figures(predicted: str, gold: str, name: str = "whitespace") -> dict[str, float]:
     cut = tokenizer(name)
-    found = llava_med.statistics(cut(predicted.lower()), cut(gold.lower()))
+    found = llava_med.statistics([cut(predicted.lower())], [cut(gold.lower())])[0]
     return {key: 100 * value for key, value in zip(FIGURES, found, strict=True)}
 
 
@@ -100,7 +100,8 @@ def test_bleu_is_nltks(seed: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NLTK says that an order without a match makes the score 0
         expected = [sentence_bleu([gold], predicted, weights=weight) for weight in weights]
-    assert llava_med.sentence_bleu(predicted, gold) == pytest.approx(expected, rel=1e-9, abs=0)
+    found = llava_med.sentence_bleu(ngram_counts([predicted], [gold]))[0]
+    assert list(found) == pytest.approx(expected, rel=1e-9, abs=0)
 
 
 def test_an_empty_answer_scores_0() -> None:

@@ -18,11 +18,11 @@ from llava_ultra_ext.eval.tokenizers import DEFAULT, tokenizer
 
 def figures(pairs: list[tuple[str, str]], name: str) -> dict[str, float]:
     """Strict figures of (answer, truth) pairs."""
-    cut, rows = tokenizer(name), []
-    for predicted, gold in pairs:
-        own, truth = normalise(predicted), normalise(gold)
-        rows.append(metrics.statistics(own == truth, cut(own), cut(truth)))
-    found = metrics.figures(np.array(rows).sum(axis=0, keepdims=True), np.array([[len(rows)]]))[0]
+    cut = tokenizer(name)
+    own, truths = ([normalise(text) for text in texts] for texts in zip(*pairs, strict=True))
+    same = [text == truth for text, truth in zip(own, truths, strict=True)]
+    rows = metrics.statistics(same, [cut(text) for text in own], [cut(text) for text in truths])
+    found = metrics.figures(rows.sum(axis=0, keepdims=True), np.array([[len(rows)]]))[0]
     return dict(zip(metrics.FIGURES, map(float, found), strict=True))
 
 
@@ -74,8 +74,7 @@ def test_bleu_is_sacrebleus(seed: int) -> None:
     generator = random.Random(seed)
     texts = [["".join(generator.choices("abcd", k=generator.randint(0, 9))) for _ in range(6)] for _ in range(2)]
     predicted, gold = texts[0], [text or "a" for text in texts[1]]
-    counts = np.array([metrics.ngram_counts(list(p), list(g)) for p, g in zip(predicted, gold, strict=True)])
-    sums = counts.sum(axis=0).astype(float)
+    sums = metrics.ngram_counts([list(text) for text in predicted], [list(text) for text in gold]).sum(axis=0)
     for order in metrics.BLEU_ORDERS:
         judge = BLEU(tokenize="char", smooth_method="exp", effective_order=True, max_ngram_order=order)
         expected = judge.corpus_score(predicted, [gold]).score
@@ -85,7 +84,7 @@ def test_bleu_is_sacrebleus(seed: int) -> None:
 
 def test_many_samples_at_once_are_each_ones_figures() -> None:
     generator = np.random.default_rng(0)
-    rows = np.array([metrics.statistics(False, list("abcab"[: k + 1]), list("abdab")) for k in range(5)])
+    rows = metrics.statistics([False] * 5, [list("abcab"[: k + 1]) for k in range(5)], [list("abdab")] * 5)
     sums = np.stack([rows[generator.integers(5, size=5)].sum(axis=0) for _ in range(8)])
     together = metrics.figures(sums, np.full((8, 1), 5.0))
     for one, expected in zip(sums, together, strict=True):

@@ -166,9 +166,9 @@ def process_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
         return {**figures, "closed_accuracy": 100.0 * same_answer(predicted, doc["answer"])}
     cut = tokenizer(OF_LANGUAGE[doc["lang"]])
     own, truth = normalise(predicted), normalise(doc["answer"])
-    row = metrics.statistics(own == truth, cut(own), cut(truth))
+    row = metrics.statistics([own == truth], [cut(own)], [cut(truth)])[0]
     counts = [int(count) for count in row[len(OPEN_FIGURES) :]]
-    shares = [100.0 * share for share in row[: len(OPEN_FIGURES)]]
+    shares = [100.0 * float(share) for share in row[: len(OPEN_FIGURES)]]
     return {**figures, **dict(zip(OPEN_FIGURES, shares, strict=True)), **dict.fromkeys(BLEU, counts)}
 
 
