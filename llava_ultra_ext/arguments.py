@@ -17,6 +17,11 @@ STRATEGIES = ("none", "feature", "attention", "likelihood", "first", "random", "
 TAUGHT = ("attention", "likelihood")
 """Strategies whose feature score is distilled from a teacher that reads the findings (eq. 5)."""
 
+TEACHER_TEXTS = ("findings", "answer")
+
+_LATER = ("adr_question_rank", "adr_teacher_text", "adr_coverage")
+"""Settings that config.json of older checkpoints does not have; their defaults are what those were trained with."""
+
 FUSIONS = ("scalar", "channel", "concat")
 """How two encoders' projections become one: an alpha, an alpha a channel, or none (``vision/projector.py``)."""
 
@@ -55,6 +60,9 @@ class UltraModelArguments:
     sam_select_feature: str = _flag("neck", "SAM features: neck (256 channels) | last_hidden (before it).")
     sam_trainable: str = _flag("none", "What of SAM learns: none | neck (a copy under mm_projector).")
     encoder_batch_size: int = _flag(8, "Frames that go through the encoders (and the teacher) at once.")
+    feature_cache: str | None = _flag(
+        None, "Folder of `llava-ultra cache build`: frozen features are read from it, no encoder runs."
+    )
     mm_fusion_alpha: str = _flag(
         "scalar", "alpha of eq. 2: scalar | channel (one per hidden channel) | concat (none: concatenated channels)."
     )
@@ -73,6 +81,15 @@ class UltraModelArguments:
     adr_weights: str | None = _flag(
         None, "Index of w in eq. 3: channel | token | token_channel. Default: token_channel for feature, else channel."
     )
+    adr_question_rank: int = _flag(
+        0, "Score frames by the question too: rank of what it adds to w (16 is plenty); 0: w alone, as the paper."
+    )
+    adr_teacher_text: str = _flag(
+        "findings", "What the likelihood teacher reads: findings | answer (the sample's own; the question before it)."
+    )
+    adr_coverage: float = _flag(
+        0.0, "With --adr_top_k above 1: how much a frame loses for showing what a kept one shows; 0: best scores only."
+    )
     adr_seed: int = _flag(0, "Seed of the random baseline and of --max_frames.")
 
     def __post_init__(self) -> None:
@@ -87,6 +104,8 @@ class UltraModelArguments:
         _choice(self.adr_select_by, "adr_select_by", ("student", "teacher"))
         if self.adr_weights is not None:
             _choice(self.adr_weights, "adr_weights", ("channel", "token", "token_channel"))
+        _choice(self.adr_teacher_text, "adr_teacher_text", TEACHER_TEXTS)
+        self._check_question()
         if self.sam_trainable == "neck" and self.sam_select_feature != "neck":
             raise ValueError(
                 "--sam_trainable neck with --sam_select_feature last_hidden: that feature does not pass the neck. "
@@ -100,17 +119,29 @@ class UltraModelArguments:
             )
         self._check_numbers()
 
+    def _check_question(self) -> None:
+        if self.adr_teacher_text == "answer" and self.adr_strategy != "likelihood":
+            raise ValueError(
+                f"--adr_teacher_text answer with --adr_strategy {self.adr_strategy}: only the likelihood teacher can "
+                "read the answer. Use --adr_strategy likelihood, or leave the flag out."
+            )
+        if self.adr_question_rank and self.adr_weights == "token":
+            raise ValueError(
+                "--adr_question_rank with --adr_weights token: the question changes channel weights. Use channel or "
+                "token_channel."
+            )
+
     def _check_numbers(self) -> None:
         for name in ("encoder_batch_size", "adr_top_k", "adr_layers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} {value}: must be 1 or more.")
-        for name in ("adr_temperature", "adr_loss_weight", "adr_warmup"):
+        for name in ("adr_temperature", "adr_loss_weight", "adr_warmup", "adr_coverage"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"--{name} {getattr(self, name)}: must be a finite number.")
         if self.adr_temperature <= 0:
             raise ValueError(f"--adr_temperature {self.adr_temperature}: must be above 0 (the prototype used .5).")
-        for name in ("adr_loss_weight", "adr_warmup"):
+        for name in ("adr_loss_weight", "adr_warmup", "adr_coverage", "adr_question_rank"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be 0 or more.")
 
@@ -170,6 +201,9 @@ class UltraSettings:
     adr_warmup: float = 0.1
     adr_select_by: str = "student"
     adr_weights: str = "channel"
+    adr_question_rank: int = 0
+    adr_teacher_text: str = "findings"
+    adr_coverage: float = 0.0
     adr_seed: int = 0
     widths: Mapping[str, int] = field(default_factory=dict)
     tokens: int = 0
@@ -206,6 +240,7 @@ class UltraSettings:
                     "adr_loss_weight",
                     "adr_warmup",
                     "adr_select_by",
+                    *_LATER,
                     "adr_seed",
                 )
             },
@@ -221,6 +256,8 @@ class UltraSettings:
         values: dict[str, Any] = {}
         for item in dataclasses.fields(cls):
             key = f"ultra_{item.name}"
+            if item.name in _LATER and not hasattr(config, key):
+                continue
             if not hasattr(config, key):
                 raise ValueError(
                     f"config.json has no {key}: it was not saved by llava_ultra_ext, or by another version. "

@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "disable": ("llava_ultra_ext.cli:disable", "switch it off; LLaVA is stock again"),
     "doctor": ("llava_ultra_ext.cli:doctor", "what is active, for which LLaVA, and whether every seam fits"),
     "merge": ("llava_ultra_ext.train.merge:main", "merge a LoRA folder into one that LLaVA opens without model_base"),
+    "cache": ("llava_ultra_ext.train.cache:main", "frozen features of every picture, computed once for all runs"),
     "score-frames": ("llava_ultra_ext.eval.score_frames:main", "teacher scores of every frame, after stage 1"),
     "import": ("llava_ultra_ext.data.importing:main", "SLAKE, OpenI, BUSI or your exams, ready to train and to score"),
     "phantom": ("llava_ultra_ext.data.sources.phantom.generate:main", "synthetic ultrasound exams with known truth"),
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 _KEPT = {
+    "cache": "features so far are kept, the same command goes on from there",
     "import": "nothing was written; an earlier import stays as it was",
     "answer": "answers so far are kept, the same command goes on from there",
     "score": "no scores were written",

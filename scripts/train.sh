@@ -135,7 +135,11 @@ if [[ "${VISION_TOWER:-sam_clip_fused}" == *sam* ]]; then
     optional --sam_trainable "${SAM_TRAINABLE:-none}"
 fi
 optional --adr_layers "${ADR_LAYERS:-}"
+optional --adr_question_rank "${ADR_QUESTION_RANK:-}"
+optional --adr_teacher_text "${ADR_TEACHER_TEXT:-}"
+optional --adr_coverage "${ADR_COVERAGE:-}"
 optional --frame_scores "${FRAME_SCORES:-}"
+optional --feature_cache "${FEATURE_CACHE:-}"
 optional --max_frames "${MAX_FRAMES:-}"
 optional --mm_projector_lr "${PROJECTOR_LR:-}"
 if [[ "$TF32" == True ]]; then optional --tf32 True; fi  # transformers refuses the flag itself without an Ampere GPU

@@ -118,17 +118,29 @@ class TestSettings:
     def test_every_model_flag_reaches_the_settings(self) -> None:
         other = {
             "sam_image_size": 64, "sam_token_merge": "pool", "sam_select_feature": "neck", "sam_trainable": "neck",
-            "encoder_batch_size": 3, "mm_fusion_alpha": "channel", "adr_strategy": "attention", "adr_top_k": 2,
+            "encoder_batch_size": 3, "mm_fusion_alpha": "channel", "adr_strategy": "likelihood", "adr_top_k": 2,
             "adr_layers": 5, "adr_temperature": 0.7, "adr_loss_weight": 0.3, "adr_warmup": 7.0,
-            "adr_select_by": "teacher", "adr_weights": "token", "adr_seed": 9,
+            "adr_select_by": "teacher", "adr_weights": "token_channel", "adr_seed": 9, "adr_question_rank": 4,
+            "adr_teacher_text": "answer", "adr_coverage": 0.5,
         }  # fmt: skip
         settings = UltraSettings.from_arguments(model_args(**other), {"clip": "a", "sam": "b"})
         for name, value in other.items():
             assert getattr(settings, "fusion_alpha" if name == "mm_fusion_alpha" else name) == value
         own = {item.name for item in dataclasses.fields(UltraModelArguments)}
-        assert own - set(other) == {"clip_tower", "sam_tower"}, "a new flag must be added here and to from_arguments"
+        where_from = {"clip_tower", "sam_tower", "feature_cache"}
+        assert own - set(other) == where_from, "a new flag must be added here and to from_arguments"
         assert dict(settings.sources) == {"clip": "a", "sam": "b"}
         assert (settings.clip_select_layer, settings.clip_select_feature) == (-2, "patch")
+
+    def test_an_older_checkpoint_has_the_later_settings_at_their_defaults(self) -> None:
+        from transformers import PretrainedConfig
+
+        settings = UltraSettings.from_arguments(model_args(adr_coverage=0.5), {"clip": "a", "sam": "b"})
+        config = PretrainedConfig()
+        settings.to_config(config)
+        for name in ("ultra_adr_question_rank", "ultra_adr_teacher_text", "ultra_adr_coverage"):
+            delattr(config, name)
+        assert UltraSettings.from_config(config) == settings.replace(adr_coverage=0.0)
 
     def test_they_come_back_from_config_json(self, tmp_path: Path) -> None:
         from transformers import PretrainedConfig

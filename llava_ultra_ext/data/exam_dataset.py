@@ -9,12 +9,13 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from llava_ultra_ext.data.cached_frames import read_frames
 from llava_ultra_ext.data.exam import IMAGE_TOKEN, BadSample, Exam
 from llava_ultra_ext.data.pictures import open_picture
 from llava_ultra_ext.data.tokenize import (
@@ -26,6 +27,9 @@ from llava_ultra_ext.data.tokenize import (
     tokenize_turns,
     truncate,
 )
+
+if TYPE_CHECKING:
+    from llava_ultra_ext.vision.feature_cache import FeatureCache
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +91,7 @@ class ExamDataset(Dataset[Sample]):
         frame_scores: score key -> picture name -> teacher score (`frame_scores.read_frame_scores`).
         findings_max_length: findings tokens that the teacher reads; the rest is cut.
         on_bad_sample: ``error`` raises `BadSample`; ``skip`` gives the next good sample instead.
+        feature_cache: ``--feature_cache``: records of frames are read from it, pictures are not decoded.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class ExamDataset(Dataset[Sample]):
         frame_scores: Mapping[str, Mapping[str, float]] | None = None,
         findings_max_length: int = 512,
         on_bad_sample: str = "error",
+        feature_cache: FeatureCache | None = None,
     ) -> None:
         limited = (limit_frames(exam, max_frames, seed) for exam in exams)
         self.exams = [one for exam in limited for one in (single_frames(exam) if strategy == "none" else [exam])]
@@ -121,6 +127,7 @@ class ExamDataset(Dataset[Sample]):
         self._findings_max_length = findings_max_length
         self._skips = on_bad_sample == "skip"
         self._cut = False
+        self._feature_cache = feature_cache
         self._check_template()
 
     def _check_template(self) -> None:
@@ -178,11 +185,13 @@ class ExamDataset(Dataset[Sample]):
         """One sample.
 
         Returns:
-            input_ids (L,), labels (L,), images uint8 (k, 3, S, S), findings_ids (F,), frame_scores (k,) float32 with
-            NaN where unknown, valid_frames (k,) bool. A text-only sample has one black picture.
+            input_ids (L,), labels (L,), images uint8 (k, 3, S, S) or records (k, R), findings_ids (F,),
+            frame_scores (k,) float32 with NaN where unknown, valid_frames (k,) bool. A text-only sample has one black
+            picture, or a record of zeros.
 
         Raises:
             BadSample: it cannot be used, under ``error``; or no sample can, under ``skip``.
+            NotCached: a picture was changed after the feature cache was built.
         """
         index = range(len(self))[index]  # A negative index counts from the end, one past the end is an IndexError.
         for step in range(len(self)):
@@ -225,6 +234,8 @@ class ExamDataset(Dataset[Sample]):
         return encoded
 
     def _pixels(self, exam: Exam) -> torch.Tensor:
+        if self._feature_cache is not None:
+            return read_frames(self._feature_cache, exam.images, self._image_folder)
         if not exam.images:
             size = self._image_processor.crop_size
             return torch.zeros(1, 3, size["height"], size["width"], dtype=torch.uint8)
@@ -257,8 +268,8 @@ class ExamCollator:
         """E samples with N frames together.
 
         Returns:
-            input_ids, labels, attention_mask (E, L); images uint8 (N, 3, S, S), frame_scores (N,), valid_frames (N,),
-            the frames of all rows in order; findings_ids, findings_mask (E, F) with F at least 1.
+            input_ids, labels, attention_mask (E, L); images uint8 (N, 3, S, S) or records (N, R), frame_scores (N,),
+            valid_frames (N,), the frames of all rows in order; findings_ids, findings_mask (E, F) with F at least 1.
         """
         ids = [sample["input_ids"] for sample in samples]
         # One column at least: the teacher's code need not know batches in which nobody has findings.

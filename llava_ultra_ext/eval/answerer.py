@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from llava_ultra_ext.data.cached_frames import open_cache, read_frames
 from llava_ultra_ext.data.tokenize import encode_prompt, end_marker
 from llava_ultra_ext.eval.frames import open_frames
 from llava_ultra_ext.eval.questions import Question
@@ -79,14 +80,26 @@ class Answerer:
         template: LLaVA's conversation of ``--conv-mode``.
         image_folder: where picture names start.
         decoding: how answers are made.
+        feature_cache: ``--feature-cache``, for a model of ours: records of frames are read from it.
+
+    Raises:
+        ValueError: the cache holds features of other encoders than the model's.
     """
 
-    def __init__(self, opened: OpenedModel, template: Any, image_folder: str, decoding: Decoding) -> None:
+    def __init__(
+        self,
+        opened: OpenedModel,
+        template: Any,
+        image_folder: str,
+        decoding: Decoding,
+        feature_cache: str | None = None,
+    ) -> None:
         self._model, self._tokenizer = opened.model, opened.tokenizer
         self._processor = opened.image_processor
         self._ours = is_ultra(opened.model.config)
         self._template, self._folder, self._decoding = template, image_folder, decoding
         self._marker = end_marker(template)
+        self._cache = open_cache(feature_cache, opened.model.get_vision_tower()) if feature_cache else None
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer questions together; greedy answers do not depend on the company.
@@ -151,7 +164,9 @@ class Answerer:
             )
 
     def _pixels(self, question: Question) -> tuple[torch.Tensor, tuple[int, int]]:
-        """Frames (k, 3, S, S), one black picture for text only, and the first picture's size."""
+        """Frames (k, 3, S, S) or records (k, R), one black picture for text only, and the first picture's size."""
+        if self._cache is not None:
+            return read_frames(self._cache, question.images, self._folder), (0, 0)  # sizes are for LLaVA's tiles
         pictures = open_frames(f"question {question.id}", question.images, self._folder)
         if not pictures:
             side = self._processor.crop_size

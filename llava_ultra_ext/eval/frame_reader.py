@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from llava_ultra_ext.arguments import ATTENTION_LAYERS, TAUGHT, UltraSettings
+from llava_ultra_ext.data.cached_frames import open_cache, read_frames
 from llava_ultra_ext.data.exam import Exam
 from llava_ultra_ext.eval.frames import open_frames
 from llava_ultra_ext.model.groups import Group
@@ -55,10 +56,20 @@ class FrameReader:
         image_folder: where picture names start.
         findings_max_length: findings tokens that are read, as in training.
         batch_size: frames at once; None: what the model's settings say.
+        feature_cache: ``--feature-cache``: records of frames are read from it.
+
+    Raises:
+        ValueError: the cache holds features of other encoders than the model's.
     """
 
     def __init__(
-        self, opened: OpenedModel, teacher: Teacher, image_folder: str, findings_max_length: int, batch_size: int | None
+        self,
+        opened: OpenedModel,
+        teacher: Teacher,
+        image_folder: str,
+        findings_max_length: int,
+        batch_size: int | None,
+        feature_cache: str | None = None,
     ) -> None:
         self._model, self._tokenizer = opened.model, opened.tokenizer
         self._processor = opened.image_processor
@@ -69,6 +80,7 @@ class FrameReader:
             opened.model.config
         )
         opened.model.get_vision_tower().encoder_batch_size = size
+        self._cache = open_cache(feature_cache, opened.model.get_vision_tower())
 
     @torch.inference_mode()
     def features(self, exam: Exam) -> torch.Tensor:
@@ -77,8 +89,11 @@ class FrameReader:
         Raises:
             ValueError: a picture cannot be decoded.
         """
-        pictures = open_frames(f"sample {exam.id}", exam.images, self._folder)
-        pixels = self._processor.preprocess(pictures, return_tensors="pt")["pixel_values"]
+        if self._cache is not None:
+            pixels = read_frames(self._cache, exam.images, self._folder)
+        else:
+            pictures = open_frames(f"sample {exam.id}", exam.images, self._folder)
+            pixels = self._processor.preprocess(pictures, return_tensors="pt")["pixel_values"]
         h: torch.Tensor = self._model.encode_images(pixels.to(self._model.device))
         return h
 

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--batch-size {args.batch_size}: must be 1 or more.")
     check_device(args.device)
     config = folder_config(args.model_path)
+    if args.feature_cache and not is_ultra(config):
+        raise ValueError(f"--feature-cache: {args.model_path} is a stock LLaVA model, which takes pictures only.")
     folder = os.path.expanduser(args.image_folder)
     questions = read_questions(os.path.expanduser(args.question_file), folder)
     _check_fit(questions, config)
@@ -56,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.info("%d questions, %d of them are answered already.", len(part), len(part) - len(todo))
         if not todo:
             return 0
-        answerer = Answerer(open_model(args.model_path, args.model_base, args.device), template, folder, decoding)
+        opened = open_model(args.model_path, args.model_base, args.device)
+        answerer = Answerer(opened, template, folder, decoding, args.feature_cache)
         size = 1 if getattr(config, "ultra_adr_strategy", "") == "random" else args.batch_size
         with tqdm(total=len(todo), unit="question") as bar:
             for start in range(0, len(todo), size):
@@ -120,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--num_beams", type=int, default=1, help="beams of beam search")
     add("--max_new_tokens", type=int, default=1024, help="longest answer, in tokens")
     add("--batch-size", type=int, default=8, help="questions at once")
+    add("--feature-cache", "--feature_cache", help="folder of `llava-ultra cache build`: no encoder runs")
     add("--device", help="for example cuda:1 or cpu; default: the first GPU, else the CPU")
     return parser
 

@@ -144,7 +144,8 @@ def _score(args: argparse.Namespace, ranks: Ranks, teacher: Teacher, header: Hea
         measure = ranks.rank == 0 and bool(missing) and args.gap_exams > 0
         if own or measure:
             opened = open_model(args.model_path, args.model_base, ranks.device(args.device))
-            reader = FrameReader(opened, teacher, args.image_folder, args.findings_max_length, args.batch_size)
+            size, cache = args.batch_size, args.feature_cache
+            reader = FrameReader(opened, teacher, args.image_folder, args.findings_max_length, size, cache)
             for exam in tqdm(own, unit="exam", disable=ranks.rank > 0):
                 scores = reader.scores(exam, reader.features(exam), exam.findings)
                 writer.write(exam.score_key, exam.images, scores.tolist())
@@ -185,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--findings-max-length", "--findings_max_length", type=int, default=512, help="findings tokens; as in training")
     add("--on-bad-sample", "--on_bad_sample", choices=("error", "skip"), default="error", help="as in training")
     add("--gap-exams", type=int, default=32, help="exams on which to measure whether the teacher reads; 0: none")
+    add("--feature-cache", "--feature_cache", help="folder of `llava-ultra cache build`: no encoder runs")
     add("--device", help="for example cuda:1 or cpu; default: a GPU for each process, else the CPU")
     return parser
 

@@ -48,12 +48,13 @@ def flatten_images(images: torch.Tensor | Sequence[torch.Tensor]) -> tuple[torch
     """All frames of a batch as one tensor.
 
     Args:
-        images: (N, 3, S, S), (E, k, 3, S, S), or a list of (3, S, S) or (k, 3, S, S), one item a row.
+        images: (N, 3, S, S), (E, k, 3, S, S), or a list of (3, S, S) or (k, 3, S, S), one item a row. Of a feature
+            cache: (N, R), or a list of (k, R).
 
     Returns:
-        Frames (N, 3, S, S), and how many each row brought, ``None`` when the tensor does not say (4-D).
+        Frames (N, 3, S, S) or (N, R), and how many each row brought, ``None`` when the tensor does not say.
     """
-    if isinstance(images, torch.Tensor) and images.ndim == 4:
+    if isinstance(images, torch.Tensor) and images.ndim in (2, 4):
         return images, None
     per_row = [item[None] if item.ndim == 3 else item for item in images]
     return torch.cat(list(per_row)), [item.shape[0] for item in per_row]

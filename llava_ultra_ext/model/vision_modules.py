@@ -38,7 +38,8 @@ class UltraMetaModel:
         """
         settings = model_args.ultra_settings
         tower = build_tower(settings, model_args.vision_tower)
-        tower.load_model()
+        if model_args.feature_cache is None or settings.sam_trainable == "neck":  # the neck starts from SAM's
+            tower.load_model()
         described = tower.describe()
         settings = settings.replace(widths=dict(described.widths), tokens=described.tokens)
         config = self.config

@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from llava_ultra_ext.arguments import UltraDataArguments, UltraModelArguments, UltraSettings
+from llava_ultra_ext.data.cached_frames import check_all_cached, open_cache
 from llava_ultra_ext.data.exam import Exam
 from llava_ultra_ext.data.exam_dataset import ExamCollator, ExamDataset
 from llava_ultra_ext.data.frame_scores import data_fingerprint, read_frame_scores
@@ -32,6 +33,7 @@ from llava_ultra_ext.model.dispatch import TrainingDispatch, config_dict
 from llava_ultra_ext.train.checks import check_flags, check_processes, flag_value, usable_attention
 from llava_ultra_ext.train.trainable import NAME, load_projector, state_fingerprint
 from llava_ultra_ext.vision.encoders import parse_tower_name
+from llava_ultra_ext.vision.feature_cache import FeatureCache
 from llava_ultra_ext.vision.tower import FusedVisionTower
 
 logger = logging.getLogger(__name__)
@@ -125,6 +127,7 @@ class Prepared:
     bad: BadSamples
     frame_scores: dict[str, Any]
     tower: FusedVisionTower
+    feature_cache: FeatureCache | None = None
 
     @classmethod
     def from_command_line(cls, host: Any, names: dict[str, Any]) -> Prepared:
@@ -136,6 +139,7 @@ class Prepared:
         check_processes()
         settings = model_args.ultra_settings
         tower = build_tower(settings, model_args.vision_tower)
+        cache = open_cache(model_args.feature_cache, tower)
         scores = _frame_scores(model_args, data_args)
         _check_adapter(model_args, tower)
         exams, bad = load_manifest(
@@ -148,7 +152,9 @@ class Prepared:
         )
         if data_args.frame_scores is not None:
             read_frame_scores(data_args.frame_scores, expected_data=data_fingerprint(exams))
-        prepared = cls(model_args, data_args, exams, bad, scores, tower)
+        if cache is not None:
+            check_all_cached(cache, [name for exam in exams for name in exam.images], data_args.image_folder or "")
+        prepared = cls(model_args, data_args, exams, bad, scores, tower, cache)
         prepared._leave_out_unfit(host)
         return prepared
 
@@ -192,6 +198,7 @@ class Prepared:
             frame_scores=self.frame_scores,
             findings_max_length=self.data_args.findings_max_length,
             on_bad_sample=self.data_args.on_bad_sample,
+            feature_cache=self.feature_cache,
         )
 
     def data_module(self, host: Any) -> Callable[..., dict[str, Any]]:

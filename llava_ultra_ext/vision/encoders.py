@@ -47,6 +47,7 @@ class EncoderSpec:
         load: builds the module and reads the weights (float32, CPU).
         merge: how a finer grid comes to the reference grid: ``unshuffle`` (whole cells) or ``pool``.
         neck: builds the part that the projector trains; None: the map needs no further module.
+        inner_width: channels of a cell of its map before `neck`.
     """
 
     image_size: int
@@ -57,6 +58,7 @@ class EncoderSpec:
     load: Callable[[], nn.Module]
     merge: str = "pool"
     neck: Callable[[], nn.Module] | None = None
+    inner_width: int = 0
 
     @property
     def grid(self) -> int:
@@ -208,6 +210,7 @@ def build_sam(source: str, options: EncoderOptions) -> EncoderSpec:
         load=lambda: load_sam(source, size, inner),
         merge=options.sam_token_merge,
         neck=(lambda: build_neck(shape.hidden_size, shape.out_channels)) if train_neck else None,
+        inner_width=shape.hidden_size,
     )
 
 

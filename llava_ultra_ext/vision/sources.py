@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -71,6 +72,36 @@ def read_normalisation(
     config = json.loads(path.read_text(encoding="utf-8"))
     return tuple(config.get("image_mean") or mean), tuple(config.get("image_std") or std)
 
+
+def weights_hash(source: str) -> str:
+    """SHA-256 over the weight files of a source and its ``config.json``; of a single file, over that file.
+
+    Raises:
+        ValueError: there are none.
+    """
+    files = [Path(source)] if os.path.isfile(source) else _weight_files(source)
+    if not files:
+        raise ValueError(f"encoder {source!r}: has no weights ({', '.join(_WEIGHTS)}). {_ALLOWED}")
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _weight_files(source: str) -> list[Path]:
+    first = find_file(source, *_WEIGHTS)
+    if first is None:
+        return []
+    names = []
+    if first.suffix == ".json":
+        names = sorted(set(json.loads(first.read_text(encoding="utf-8"))["weight_map"].values()))
+    found = [find_file(source, name) for name in ("config.json", first.name, *names)]
+    return [path for path in found if path is not None]
+
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 _ALLOWED = (
     "Needed: a folder that holds config.json and the weights, or a Hugging Face hub name (organisation/model). "

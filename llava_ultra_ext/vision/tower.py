@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,9 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .encoders import EncoderOptions, EncoderSpec, describe_encoder
+from .feature_record import unpack
 from .image_processor import SquareImageProcessor
+from .sources import weights_hash
 
 logger = logging.getLogger(__name__)
+
+FEATURES_VERSION = 1
+"""Rises when the code of an encoder or of the image processor comes to give other features: caches are refused then."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class FusedVisionTower:
         )
         self.name = name
         self.encoder_batch_size = encoder_batch_size
+        self._sources, self._options = dict(sources), options
         self._specs = {kind: describe_encoder(kind, source, options) for kind, source in sources.items()}
         self._encoders: dict[str, nn.Module] = {}
         self._device = torch.device("cpu")
@@ -99,6 +105,33 @@ class FusedVisionTower:
     def describe(self) -> TowerDescription:
         """Widths, grid and input size; known before the weights are loaded."""
         return self._description
+
+    @property
+    def feature_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Kind -> shape of one frame's features, as `__call__` gives them."""
+        grid_tokens, widths = self._description.tokens, self._description.widths
+        return {
+            kind: (grid_tokens, widths[kind]) if spec.neck is None else (spec.inner_width, spec.grid, spec.grid)
+            for kind, spec in self._specs.items()
+        }
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Kind -> everything that its features depend on, besides the picture: the key of a feature cache.
+
+        Reads the weight files, to hash them.
+        """
+        shared = {
+            "version": FEATURES_VERSION,
+            "input_size": self._description.image_size,
+            "padding": list(self._reference.image_mean),
+            "grid": self._description.grid,
+        }
+        found = {}
+        for kind, spec in self._specs.items():
+            own = {name: value for name, value in asdict(self._options).items() if name.startswith(f"{kind}_")}
+            numbers = {"image_size": spec.image_size, "mean": list(spec.image_mean), "std": list(spec.image_std)}
+            found[kind] = {"weights": weights_hash(self._sources[kind]), **numbers, **own, **shared}
+        return found
 
     @property
     def is_loaded(self) -> bool:
@@ -203,10 +236,11 @@ class FusedVisionTower:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Looks at pictures.
+        """Looks at pictures, or takes what a feature cache has kept of them.
 
         Args:
-            pixels: (N, 3, S, S), uint8 or float, values 0..255, not normalised.
+            pixels: (N, 3, S, S), uint8 or float, values 0..255, not normalised; or records (N, R) of a cache, for which
+                no weights are needed.
 
         Returns:
             kind -> (N, T, C) in `dtype`; with ``sam_trainable="neck"`` sam is (N, C, g, g), before its neck.
@@ -215,6 +249,8 @@ class FusedVisionTower:
             RuntimeError: `load_model` has not been called.
             ValueError: pixels of another shape.
         """
+        if pixels.ndim == 2:
+            return unpack(pixels, self.feature_shapes, self._dtype)
         side = self._description.image_size
         if not self.is_loaded:
             raise RuntimeError(f"Vision tower {self.name!r} has no weights yet: call load_model() first.")

@@ -1,6 +1,7 @@
 """One row of one seed: stage 1, the teacher's scores, stage 2, answers, scores; each by the command that users have.
 
-A finished part is kept, so a run that was cut off goes on; what rows share (stage 1, teacher scores) is made once.
+A finished part is kept, so a run that was cut off goes on; what rows share (features, stage 1, teacher scores) is made
+once. Encoders are frozen, so all rows of one tower read one feature cache.
 """
 
 from __future__ import annotations
@@ -96,14 +97,16 @@ class Trainings:
         with self._once(self.setup.data):
             training = exam_data.training_file(self.setup.data, row)
             gold = exam_data.gold_file(self.setup.data, row)
+        features = self._features(row.stage1)
         settings = {**self._vision(row.stage1), **row.settings, "ADR_STRATEGY": row.strategy}
+        settings["FEATURE_CACHE"] = str(features)
         settings |= {"STAGE1": str(stage1), "DATA": str(training)}
-        scores = self._teacher_scores(row, stage1, training) if row.cached else None
+        scores = self._teacher_scores(row, stage1, training, features) if row.cached else None
         if scores is not None:
             settings["FRAME_SCORES"] = str(scores)
         model = folder / "llava-lora"
         trained = self._train("finetune_lora.sh", model, settings, seed, self.setup.scale.stage2_steps)
-        answers, answered = self._answers(model, gold, folder)
+        answers, answered = self._answers(model, gold, folder, features)
         self._score(gold, answers, folder)
         samples = self.setup.scale.stage2_steps * self.setup.scale.batch
         return {
@@ -122,8 +125,29 @@ class Trainings:
             with self._once(self.setup.data):  # stage 1 of another tower reads the same file
                 data = exam_data.stage1_file(self.setup.data, self.setup.phantom)
             settings = {**self._vision(name), "ADR_STRATEGY": "random", "DATA": str(data)}
+            settings["FEATURE_CACHE"] = str(self._features(name))
             settings["BATCH"] = str(2 * self.setup.scale.batch)  # of one frame each
             self._train("pretrain.sh", folder, settings, seed, self.setup.scale.stage1_steps)
+        return folder
+
+    def _features(self, stage1: str) -> Path:
+        """The feature cache of a tower, for every picture of the run."""
+        vision = self._vision(stage1)
+        own = {"VISION_TOWER": "sam_clip_fused", "SAM_TOKEN_MERGE": "unshuffle", **vision}
+        no_sam = own["VISION_TOWER"] != "sam_clip_fused"
+        folder = self.setup.out / "features" / ("no_sam" if no_sam else own["SAM_TOKEN_MERGE"])
+        with self._once(folder):
+            if not folder.with_suffix(".done").exists():
+                command = python("-m", "llava_ultra_ext.cli", "cache", "build", "--feature_cache", folder)
+                command += ["--vision_tower", own["VISION_TOWER"], "--image_folder", str(self.setup.phantom)]
+                command += ["--encoder_batch_size", SETTINGS["ENCODER_BATCH"], "--dtype", "float32"]
+                if not no_sam:
+                    command += ["--clip_tower", own["CLIP_TOWER"], "--sam_tower", own["SAM_TOWER"]]
+                    command += ["--sam_image_size", own["SAM_IMAGE_SIZE"], "--sam_token_merge", own["SAM_TOKEN_MERGE"]]
+                for manifest in ("stage1.json", "stage2.json", "held_out.json"):
+                    command += ["--data_path", str(self.setup.phantom / manifest)]
+                run(f"features {folder.name}", command, folder.with_suffix(".log"))
+                folder.with_suffix(".done").touch()
         return folder
 
     def _vision(self, stage1: str) -> dict[str, str]:
@@ -151,7 +175,7 @@ class Trainings:
             write_json(cost, asdict(usage))
         return read_json(cost)
 
-    def _teacher_scores(self, row: Row, stage1: Path, training: Path) -> Path:
+    def _teacher_scores(self, row: Row, stage1: Path, training: Path, features: Path) -> Path:
         layers = row.settings.get("ADR_LAYERS", "")
         target = stage1.with_name(f"{training.parent.name}-{training.stem}-{row.strategy}{layers}.jsonl")
         with self._once(target):
@@ -159,18 +183,20 @@ class Trainings:
                 command = python("-m", "llava_ultra_ext.cli", "score-frames", "--model-path", stage1, "--device", "cpu")
                 command += ["--model-base", str(self.setup.models / "llama"), "--adr-strategy", row.strategy]
                 command += ["--data-path", str(training), "--image-folder", str(self.setup.phantom)]
-                command += ["--output", str(target), *(["--adr-layers", layers] if layers else [])]
+                command += ["--feature-cache", str(features), "--output", str(target)]
+                command += ["--adr-layers", layers] if layers else []
                 run(f"score-frames {target.stem}", command, target.with_suffix(".log"))
                 target.with_suffix(".done").touch()
         return target
 
-    def _answers(self, model: Path, gold: Path, folder: Path) -> tuple[Path, Usage]:
+    def _answers(self, model: Path, gold: Path, folder: Path, features: Path) -> tuple[Path, Usage]:
         answers, cost = folder / "answers.jsonl", folder / "answers.cost.json"
         if not cost.exists():
             command = python("-m", "llava_ultra_ext.cli", "answer", "--model-path", model, "--device", "cpu")
             command += ["--model-base", str(self.setup.models / "llama"), "--question-file", str(gold)]
             command += ["--answers-file", str(answers), "--image-folder", str(self.setup.phantom)]
             command += ["--max_new_tokens", str(MAX_NEW_TOKENS), "--batch-size", "16"]
+            command += ["--feature-cache", str(features)]
             write_json(cost, asdict(run(f"answer {folder}", command, folder / "answer.log")))
         return answers, Usage(**read_json(cost))
 
