@@ -66,7 +66,7 @@ def build_projector(
         alpha_mode=settings.fusion_alpha,
         neck=neck,
         merge=tower.merge_sam if neck is not None else None,
-        sampler=FrameScorer(hidden_size, settings.tokens, weights=settings.adr_weights),
+        sampler=FrameScorer(hidden_size, settings.tokens, settings.adr_weights, settings.adr_question_rank),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -35,12 +35,15 @@ class ExamInputs:
         findings_mask: (E, F) bool.
         frame_scores: (N,) teacher scores from a file, NaN where unknown.
         valid_frames: (N,) bool, for the ``oracle`` baseline.
+        rows: the batch's token ids without padding, and in training their labels; set by the model.
     """
 
     findings_ids: torch.Tensor | None = None
     findings_mask: torch.Tensor | None = None
     frame_scores: torch.Tensor | None = None
     valid_frames: torch.Tensor | None = None
+    rows: Sequence[torch.Tensor] = ()
+    labels: Sequence[torch.Tensor] | None = None
     adr_loss: torch.Tensor | None = None
     statistics: dict[str, torch.Tensor] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)

@@ -21,9 +21,10 @@ from llava.model.llava_arch import LlavaMetaForCausalLM
 from llava_ultra_ext.arguments import ATTENTION_LAYERS, TAUGHT, UltraSettings
 from llava_ultra_ext.model.exam_inputs import ExamInputs, FrameChoice
 from llava_ultra_ext.model.groups import Group, find_groups, flatten_images, keep_positions, pad_rows
+from llava_ultra_ext.model.prompt_text import answers_to_read, questions_to_read
 from llava_ultra_ext.model.teacher import attention_scores, likelihood_scores, passes_needed
 from llava_ultra_ext.vision.distillation import adr_loss, choice_statistics, teacher_gap
-from llava_ultra_ext.vision.sampler import Selection, gather_frames, select_frames
+from llava_ultra_ext.vision.sampler import Selection, evidence, gather_frames, select_frames
 
 _thread = threading.local()
 
@@ -107,7 +108,10 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
         return output
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """H_v of frames (N, 3, S, S) -> (N, T, D), eq. 2; features (K, T, D) that are chosen already pass unchanged."""
+        """H_v of frames (N, 3, S, S) -> (N, T, D), eq. 2; features (K, T, D) that are chosen already pass unchanged.
+
+        Frames may be records (N, R) of a feature cache.
+        """
         if images.ndim == 3:
             return images
         model = self.get_model()
@@ -140,23 +144,26 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
         rows = _real_tokens(input_ids, attention_mask)
         groups = find_groups([row.tolist() for row in rows], set(self.settings.separator_ids), frames.shape[0], per_row)
         h = self.encode_images(frames)
-        selection = self._choose(h, groups)
-        features = gather_frames(h, selection.index, selection.weights)
         row_labels = _real_tokens(labels, attention_mask) if labels is not None else None
+        current = self._current_inputs()
+        current.rows, current.labels = rows, row_labels
+        selection = self._choose(h, groups, current)
+        features = gather_frames(h, selection.index, selection.weights)
         new_ids, new_mask, new_labels, features = _shorten(rows, row_labels, groups, selection.kept, features)
         mask = None if attention_mask is None and len(rows) == 1 else new_mask
         return super().prepare_inputs_labels_for_multimodal(
             new_ids, None, mask, past_key_values, new_labels, features, image_sizes
         )
 
-    def _choose(self, h: torch.Tensor, groups: Sequence[Group]) -> Selection:
+    def _choose(self, h: torch.Tensor, groups: Sequence[Group], inputs: ExamInputs) -> Selection:
         """Score the frames (eq. 3), ask the teacher in training (eq. 4), keep K of each group."""
-        inputs, settings = self._current_inputs(), self.settings
+        settings = self.settings
         sizes = [group.frames for group in groups]
         inputs.groups = list(groups)
         # The teacher's knowledge is for w (paper 3.3); through H_v it would pull the projector away from the answer.
         scored = h.detach() if settings.adr_strategy in TAUGHT else h
-        inputs.scores = scores = self.get_model().mm_projector.sampler(scored)
+        scorer, questions = self.get_model().mm_projector.sampler, self._questions(inputs, groups)
+        inputs.scores = scores = scorer(scored, questions)
         teacher = self._teacher_scores(h, groups, inputs, settings) if self.training else None
         taught = teacher if teacher is not None else torch.full_like(scores, math.nan)
         inputs.selection = selection = select_frames(
@@ -169,6 +176,8 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
             select_by=settings.adr_select_by,
             teacher_scores=taught,
             valid=inputs.valid_frames,
+            coverage=settings.adr_coverage,
+            evidence=self._evidence(h, questions) if settings.adr_coverage and settings.adr_top_k > 1 else None,
         )
         if self.training:
             # Also without a teacher: every rank must walk the same graph, so w always takes part with a zero.
@@ -189,6 +198,8 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
         if inputs.frame_scores is not None and self.scores_from_file:
             return inputs.frame_scores.to(h.device, torch.float32)
         ids, mask = inputs.findings_ids, inputs.findings_mask
+        if settings.adr_teacher_text == "answer":
+            ids, mask = answers_to_read(inputs.rows, inputs.labels or ())
         if ids is None or mask is None:
             return None
         scores = self.score_frames(h.detach(), groups, ids, mask)
@@ -198,8 +209,23 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
             swapped = self.score_frames(h.detach(), groups, ids, mask)
             sizes = [group.frames for group in groups]
             inputs.statistics["adr_teacher_gap"] = teacher_gap(scores, swapped, sizes, settings.adr_temperature)
-        self._previous_findings = (inputs.findings_ids, inputs.findings_mask)
+        self._previous_findings = (ids, mask) if not self.measure_gap else (own, own_mask)
         return scores
+
+    def _questions(self, inputs: ExamInputs, groups: Sequence[Group]) -> torch.Tensor | None:
+        """(N, D) mean embedding of the question of each frame's row; None where the scorer does not ask for it."""
+        if not self.settings.adr_question_rank:
+            return None
+        ids, mask = questions_to_read(inputs.rows, inputs.labels)
+        with torch.no_grad():
+            embedded = self.get_model().embed_tokens(ids).float()  # one call: under ZeRO-3 a call is a gathering
+        mean = (embedded * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+        row_of = [group.row for group in groups for _ in range(group.frames)]
+        return mean[torch.tensor(row_of, device=mean.device)]
+
+    def _evidence(self, h: torch.Tensor, questions: torch.Tensor | None) -> torch.Tensor:
+        with torch.no_grad():
+            return evidence(h, self.get_model().mm_projector.sampler.contributions(h, questions))
 
     def _other_findings(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Findings of another exam for each row: the next row's, for a batch of one the previous batch's.

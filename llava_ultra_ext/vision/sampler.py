@@ -35,22 +35,31 @@ class FrameScorer(nn.Module):
     * ``token``: one weight a token on the mean absolute value of its channels (a LayerNormed token's channel mean is
       zero by construction). For comparison only: it picks badly.
 
+    With a question rank r the channel weights depend on the question: ``w + U V q``, q being the LayerNormed mean of
+    its token embeddings (Our choice; the paper scores a frame without knowing what is asked). U starts at zero, so
+    training starts from the plain score.
+
     Args:
         hidden_size: D.
         tokens: T; needed by the two kinds that weigh tokens.
         weights: one of ``SCORER_WEIGHTS``.
+        question_rank: r; 0: the question plays no part.
 
     Raises:
-        ValueError: for an unknown kind of weights.
+        ValueError: for an unknown kind of weights, or a question rank with ``token`` weights.
     """
 
-    def __init__(self, hidden_size: int, tokens: int, weights: str = "channel") -> None:
+    def __init__(self, hidden_size: int, tokens: int, weights: str = "channel", question_rank: int = 0) -> None:
         super().__init__()
         if weights not in SCORER_WEIGHTS:
             raise ValueError(f"Scorer weights {weights!r} are unknown: choose one of {', '.join(SCORER_WEIGHTS)}.")
+        if question_rank and weights == "token":
+            raise ValueError("A question rank needs channel weights: choose channel or token_channel.")
         self.hidden_size, self.tokens, self.weights = hidden_size, tokens, weights
         self.channel_weights = nn.Parameter(torch.empty(hidden_size)) if "channel" in weights else None
         self.token_weights = nn.Parameter(torch.empty(tokens)) if "token" in weights else None
+        self.question_in = nn.Parameter(torch.empty(hidden_size, question_rank)) if question_rank else None
+        self.question_out = nn.Parameter(torch.empty(question_rank, hidden_size)) if question_rank else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -59,26 +68,31 @@ class FrameScorer(nn.Module):
             nn.init.normal_(self.channel_weights, std=0.02)
         if self.token_weights is not None:
             nn.init.constant_(self.token_weights, 1.0 / self.tokens)
+        if self.question_in is not None and self.question_out is not None:
+            nn.init.normal_(self.question_in, std=self.hidden_size**-0.5)
+            nn.init.zeros_(self.question_out)
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, questions: Tensor | None = None) -> Tensor:
         """Scores frames.
 
         Args:
             h: projected features (N, T, D), any floating dtype.
+            questions: (N, D) mean token embeddings of what is asked about each frame; needed with a question rank.
 
         Returns:
             s_fea (N,), float32.
 
         Raises:
-            ValueError: if T or D differ from what the weights were built for.
+            ValueError: if T or D differ from what the weights were built for, or the questions are missing.
         """
-        return self.contributions(h).sum(-1)
+        return self.contributions(h, questions).sum(-1)
 
-    def contributions(self, h: Tensor) -> Tensor:
+    def contributions(self, h: Tensor, questions: Tensor | None = None) -> Tensor:
         """What each token adds to its frame's score: where in the frame the score comes from.
 
         Args:
             h: as in `forward`.
+            questions: likewise.
 
         Returns:
             (N, T) float32; their sum over the tokens is the score.
@@ -93,9 +107,21 @@ class FrameScorer(nn.Module):
             )
         with torch.autocast(h.device.type, enabled=False):
             normed = F.layer_norm(h.float(), (self.hidden_size,))  # (N, T, D)
-            channels, tokens = self.channel_weights, self.token_weights
-            per_token = normed.abs().mean(-1) if channels is None else normed @ channels.float()  # (N, T)
+            channels, tokens = self._channels(questions), self.token_weights
+            per_token = normed.abs().mean(-1) if channels is None else (normed @ channels).squeeze(-1)  # (N, T)
             return per_token / h.shape[1] if tokens is None else per_token * tokens.float()
+
+    def _channels(self, questions: Tensor | None) -> Tensor | None:
+        """(D, 1), or (N, D, 1) where the question has a say."""
+        if self.channel_weights is None:
+            return None
+        plain = self.channel_weights.float().unsqueeze(-1)
+        if self.question_in is None or self.question_out is None:
+            return plain
+        if questions is None:
+            raise ValueError("This frame scorer was built with a question rank: give the questions.")
+        asked = F.layer_norm(questions.float(), (self.hidden_size,)) @ self.question_in.float()  # (N, r)
+        return plain + (asked @ self.question_out.float()).unsqueeze(-1)
 
 
 @dataclass(frozen=True)
@@ -145,6 +171,8 @@ def select_frames(
     teacher_scores: Tensor | None = None,
     valid: Tensor | None = None,
     generator: torch.Generator | None = None,
+    evidence: Tensor | None = None,
+    coverage: float = 0.0,
 ) -> Selection:
     """Chooses the frames of every group (the ``Sampling`` of equation 3).
 
@@ -161,6 +189,8 @@ def select_frames(
         teacher_scores: (N,), not finite where there is no teacher.
         valid: (N,) bool, the frames that show what the text describes; for ``oracle``.
         generator: a CPU generator; default: the global one, which LLaVA's checkpoints restore.
+        evidence: (N, D) what a frame's score comes from (`evidence`); needed with a coverage.
+        coverage: with top_k > 1, what a frame loses for showing what a kept one shows already (`_covering`).
 
     Returns:
         The selection. Ties go to the earlier frame.
@@ -182,6 +212,8 @@ def select_frames(
         preference = _by_teacher(scores, same, teacher_scores)
     elif strategy in LEARNT_STRATEGIES:
         preference = scores.detach()
+        if coverage and top_k > 1 and evidence is not None:
+            preference = _covering(preference, sizes, evidence.detach(), coverage)
     else:
         preference = -torch.arange(scores.shape[0], device=scores.device)
     limit = {"none": 1, "all": max(sizes, default=1)}.get(strategy, top_k)
@@ -211,6 +243,43 @@ def gather_frames(h: Tensor, index: Tensor, weights: Tensor | None = None) -> Te
     # The weights are zero, so h needs no gradient here; the product exists for the gradient of the weights.
     change = weights.to(h.dtype) @ h.detach().flatten(1)  # (M, T*D)
     return kept + change.view_as(kept)
+
+
+def evidence(h: Tensor, contributions: Tensor) -> Tensor:
+    """What a frame's score comes from: its tokens, weighted by what speaks for the frame.
+
+    Args:
+        h: projected features (N, T, D).
+        contributions: (N, T), of `FrameScorer.contributions`.
+
+    Returns:
+        (N, D) of length 1; its inner products say how alike two frames' evidence is.
+    """
+    weights = torch.relu(contributions - contributions.mean(1, keepdim=True))
+    centred = h.float() - h.float().mean(dim=(0, 1))  # what all tokens share is no evidence
+    return F.normalize((weights.unsqueeze(1) @ centred).squeeze(1), dim=-1)
+
+
+def _covering(preference: Tensor, sizes: Sequence[int], shown: Tensor, coverage: float) -> Tensor:
+    """(N,) an order in which each next frame adds something: maximal marginal relevance (Carbonell and Goldstein 1998).
+
+    Scores are z-scored in their group, then each next frame is the one with the largest score minus `coverage` times
+    its likeness to the most alike frame before it. Our choice where several lesions are no one frame's.
+    """
+    order, start = torch.empty_like(preference), 0
+    for size in sizes:
+        group = slice(start, start + size)
+        own = preference[group].float()
+        left = (own - own.mean()) / own.std(unbiased=False).clamp_min(1e-6)
+        alike = shown[group] @ shown[group].T  # (k, k)
+        nearest = torch.zeros_like(left)
+        for place in range(size):
+            best = (left - coverage * nearest).argmax().unsqueeze(0)
+            order[group] = order[group].index_fill(0, best, float(size - place))
+            left = left.index_fill(0, best, float("-inf"))
+            nearest = torch.maximum(nearest, alike.index_select(0, best).squeeze(0))
+        start += size
+    return order
 
 
 def _rank(preference: Tensor, same: Tensor) -> Tensor:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llava_ultra_ext.vision.sampler import STRATEGIES, FrameScorer, gather_frames, pad_groups, select_frames
+from llava_ultra_ext.vision.sampler import (
+    STRATEGIES,
+    FrameScorer,
+    evidence,
+    gather_frames,
+    pad_groups,
+    select_frames,
+)
 
 T, D = 5, 8
 SIZES = [1, 3, 2, 4]
@@ -62,6 +69,24 @@ def test_contributions_say_which_token_a_score_comes_from() -> None:
     channel.channel_weights.data.copy_(torch.arange(D))
     torch.testing.assert_close(channel.contributions(h)[1, 2], torch.tensor(18.33 / T), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(channel(h), channel.contributions(h).sum(-1))
+
+
+def test_a_question_changes_the_channel_weights() -> None:
+    torch.manual_seed(0)
+    plain, asked = FrameScorer(D, T), FrameScorer(D, T, question_rank=2)
+    asked.channel_weights.data.copy_(plain.channel_weights.data)
+    h, questions = torch.randn(2, T, D), torch.randn(2, D)
+    torch.testing.assert_close(asked(h, questions), plain(h))  # U is zero: training starts from the plain score
+    asked.question_out.data.normal_()
+    normed = layer_norm(questions)
+    for frame in range(2):
+        w = plain.channel_weights + asked.question_out.T @ (asked.question_in.T @ normed[frame])
+        expected = (layer_norm(h[frame]) @ w).mean()
+        torch.testing.assert_close(asked(h, questions)[frame], expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="give the questions"):
+        asked(h)
+    with pytest.raises(ValueError, match="channel or token_channel"):
+        FrameScorer(D, T, "token", question_rank=2)
 
 
 def test_scores_are_float32_whatever_the_parameters() -> None:
@@ -315,3 +340,28 @@ def test_warmup_keeps_the_scorer_in_the_graph() -> None:
 def test_only_func_a_lets_the_answer_reach_the_scores(strategy: str) -> None:
     assert select_frames(SCORES.clone().requires_grad_(), SIZES, strategy=strategy, training=True).weights is None
     assert select_frames(SCORES, SIZES, strategy="feature", training=False).weights is None
+
+
+# ----------------------------------------------------------------------------------------------- coverage
+
+
+def test_the_second_pick_shows_something_else() -> None:
+    # frames 0 and 1 show lesion a (scores 3, 2.9), frame 2 lesion b (2), frame 3 nothing (0)
+    shown = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    scores, sizes = torch.tensor([3.0, 2.9, 2.0, 0.0, 1.0]), [4, 1]
+    shown = torch.cat([shown, torch.ones(1, 2)])
+    kwargs = {"strategy": "likelihood", "top_k": 2, "evidence": shown}
+    assert select_frames(scores, sizes, coverage=0.0, **kwargs).index.tolist() == [0, 1, 4]
+    # z-scores .87, .79, .02, -1.68: frame 1 falls to .79 - 1 = -.21, below frame 2
+    assert select_frames(scores, sizes, coverage=1.0, **kwargs).index.tolist() == [0, 2, 4]
+    # at .5 it stays above: .79 - .5 = .29
+    assert select_frames(scores, sizes, coverage=0.5, **kwargs).index.tolist() == [0, 1, 4]
+
+
+def test_evidence_is_what_the_speaking_tokens_show() -> None:
+    h, contributions = torch.zeros(2, 2, 3), torch.zeros(2, 2)
+    h[0, 0], h[1, 1] = torch.tensor([3.0, 0, 0]), torch.tensor([0, 3.0, 0])
+    contributions[0, 0] = contributions[1, 1] = 1.0
+    # mean over all four tokens (.75, .75, 0): frame 0 speaks by (2.25, -.75, 0), frame 1 by (-.75, 2.25, 0)
+    expected = torch.tensor([[3.0, -1.0, 0.0], [-1.0, 3.0, 0.0]]) / 10**0.5
+    torch.testing.assert_close(evidence(h, contributions), expected)
