@@ -25,7 +25,7 @@ from typing import Any
 import plots
 import table
 from processes import ROOT, StepFailed, python, stop_on_signals
-from rows import ALL, DEFAULTS, ROWS, SCALES, Scale
+from rows import ALL, BEYOND, DEFAULTS, ROWS, SCALES, Scale
 from steps import read_json, run, same_settings, write_json
 from trainings import Setup, Trainings
 
@@ -138,11 +138,12 @@ def about(scale: Scale, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _names(given: str) -> list[str]:
-    groups = {"table": list(ROWS), "defaults": list(DEFAULTS), "all": list(ALL)}
+    groups = {"table": list(ROWS), "defaults": list(DEFAULTS), "beyond": list(BEYOND), "all": list(ALL)}
     names = groups.get(given) or [name for name in given.split(",") if name]
     unknown = [name for name in names if name not in ALL]
     if unknown or not names:
-        raise ValueError(f"--rows {given}: no row {', '.join(unknown)}. Known: table, defaults, all, {', '.join(ALL)}.")
+        known = ", ".join([*groups, *ALL])
+        raise ValueError(f"--rows {given}: no row {', '.join(unknown)}. Known: {known}.")
     return names
 
 
@@ -152,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scale", choices=list(SCALES), default="full", help="how much is trained (default: %(default)s)")
     add("--quick", dest="scale", action="store_const", const="quick", help="--scale quick: one table in 25 minutes")
     add("--seeds", type=int, default=1, help="trainings of each row (default: %(default)s)")
-    add("--rows", default="table", help="table, defaults, all, or names with commas (default: %(default)s)")
+    add("--rows", default="table", help="table, defaults, beyond, all, or names with commas (default: %(default)s)")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="rows at once, one processor each")
     add("--out", type=Path, help="folder of the run; default: playground/out/ablation/SCALE")
     add("--results", type=Path, help="folder for the table and the plots, beside OUT/results")

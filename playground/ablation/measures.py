@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from exam_data import read_lines
+from llava_ultra_ext.data.sources.phantom.cases import PhantomSettings
 from llava_ultra_ext.eval.closed import same_answer
 from steps import read_json
 
@@ -18,16 +19,25 @@ FINE = ("margin", "texture", "calcification")
 LESION_QUESTION = "lesion_seen"
 """Content type of 是否见病灶: on normal exams its accuracy is the specificity."""
 TOKENIZER = "char"
+LEAST_VISIBLE = PhantomSettings().least_visible
+"""From this share of a lesion on a frame shows it."""
 
 
-def figures(answers: Path, gold: Path, scores: Path) -> dict[str, float]:
+def figures(answers: Path, gold: Path, scores: Path, truth: Path) -> dict[str, float]:
     """Figures in 0 to 100, and counts.
+
+    Args:
+        answers: of `llava-ultra answer`.
+        gold: what was asked.
+        scores: of `llava-ultra score --json`.
+        truth: `truth.jsonl` of the phantom exams.
 
     Returns:
         frame_choice: share of lesion exams of several frames whose chosen frames hold a valid one (of models without
             a sampler: of the frames that were asked about); chance: of a random frame. f1, em, bleu: open answers,
             strict. closed: accuracy. fine: exact match of the open questions about `FINE`. findings_f1, diagnosis_em.
-            specificity: normal exams said to be normal. kept_frames: frames an answer reads.
+            specificity: normal exams said to be normal. kept_frames: frames an answer reads. lesions_shown: of exams
+            with several lesions, the share of lesions that the kept frames show.
     """
     model = read_json(scores)["models"][0]
     strict = model["metrics"]["strict"][TOKENIZER]
@@ -43,6 +53,9 @@ def figures(answers: Path, gold: Path, scores: Path) -> dict[str, float]:
     found["specificity"] = specificity(answers, gold)
     kept = [sum(map(len, line["metadata"].get("frames") or [[0]])) for line in read_lines(answers)]
     found["kept_frames"] = fmean(kept)
+    shown = lesions_shown(answers, gold, truth)
+    if shown:
+        found["lesions_shown"] = 100 * fmean(shown)
     return {name: round(float(value), 4) for name, value in found.items()}
 
 
@@ -66,6 +79,22 @@ def exam_choices(answers: Path, gold: Path) -> list[dict[str, Any]]:
         {"exam_id": exam, "frames": found[0][0], "valid": found[0][1], "hit": fmean(hit for _, _, hit in found)}
         for exam, found in picks.items()
     ]
+
+
+def lesions_shown(answers: Path, gold: Path, truth: Path) -> list[float]:
+    """For each question about an exam of several lesions, the share of them that the kept frames show."""
+    exams = {line["exam_id"]: line for line in read_lines(truth)}
+    chosen = {line["question_id"]: line["metadata"].get("frames") for line in read_lines(answers)}
+    shares = []
+    for line in read_lines(gold):
+        lesions = exams[line["exam_id"]]["lesions"]
+        if len(lesions) < 2:
+            continue
+        images = [line["image"]] if isinstance(line["image"], str) else line["image"]
+        kept = [int(Path(images[place]).stem) for place in (chosen[line["question_id"]] or [[0]])[0]]
+        seen = [exams[line["exam_id"]]["frames"][frame]["visibility"] for frame in kept]
+        shares.append(fmean(max(frame[lesion] for frame in seen) >= LEAST_VISIBLE for lesion in range(len(lesions))))
+    return shares
 
 
 def specificity(answers: Path, gold: Path) -> float:

@@ -17,6 +17,7 @@ STAGE1: dict[str, dict[str, str]] = {
     "concat": {"FUSION_ALPHA": "concat"},
     "channel_alpha": {"FUSION_ALPHA": "channel"},
     "pool": {"SAM_TOKEN_MERGE": "pool"},
+    "question": {"ADR_QUESTION_RANK": "16"},
 }
 """Name -> what its stage 1, and every stage 2 that starts from it, sets for scripts/train.sh. Rows share them."""
 
@@ -86,7 +87,17 @@ DEFAULTS: dict[str, Row] = {
 }
 """Settings beside the defaults: `--rows defaults`."""
 
-ALL = {**ROWS, **DEFAULTS}
+BEYOND: dict[str, Row] = {
+    "answer_teacher": Row("teacher reads the answer", "likelihood", settings={"ADR_TEACHER_TEXT": "answer"}),
+    "question_aware": Row(
+        "score knows the question", "likelihood", "question", settings={"ADR_TEACHER_TEXT": "answer"}
+    ),
+    "top_2": _best("two frames", ADR_TOP_K="2"),
+    "top_2_coverage": _best("two frames that cover", ADR_TOP_K="2", ADR_COVERAGE="1"),
+}
+"""What goes beyond the paper's sampler: `--rows beyond`."""
+
+ALL = {**ROWS, **DEFAULTS, **BEYOND}
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str
     rows = []
     for name, results in found.items():
         row: dict[str, Any] = {"name": name, "title": ALL[name].title, "group": ALL[name].group, "seeds": len(results)}
-        for key in (key for key in results[0] if key not in _PLAIN):
+        for key in (key for key in results[0] if key not in _PLAIN and all(key in result for result in results)):
             row[key] = interval([float(result[key]) for result in results])
         for key in sorted({key for result in results for key in result["log"]}):
             row[f"log_{key}"] = interval([result["log"][key] for result in results if key in result["log"]])

@@ -61,6 +61,25 @@ def test_frame_choice_counts_lesion_exams_and_specificity_normal_ones(files):
     assert measures.normal_exams(GOLD) == {"N", "M"}
 
 
+def test_lesions_shown_counts_each_lesion_of_an_exam_with_several(files, tmp_path):
+    # B is asked twice about its last frame, which shows the second lesion of two; A has one lesion and does not count
+    truth = [
+        {"exam_id": "A", "lesions": [{}], "frames": [{"visibility": [1.0]}] * 3},
+        {
+            "exam_id": "B",
+            "lesions": [{}, {}],
+            "frames": [{"visibility": [0.9, 0.1]}] * 3 + [{"visibility": [0.2, 0.8]}],
+        },
+        *({"exam_id": name, "lesions": [], "frames": [{"visibility": []}] * 3} for name in "NM"),
+    ]
+    (tmp_path / "truth.jsonl").write_text("".join(json.dumps(line) + "\n" for line in truth))
+    lines = [json.loads(line) for line in files[1].read_text().splitlines()]
+    for line in lines:
+        line["image"] = [f"{line['exam_id']}/{place:02}.png" for place in range(len(line["image"]))]
+    files[1].write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert measures.lesions_shown(*files, tmp_path / "truth.jsonl") == [0.5, 0.5]
+
+
 def test_bins_of_frames_and_of_valid_shares(files):
     exams = measures.exam_choices(*files)
     assert measures.mean_by(exams, "frames", (2, 4, 6)) == [
@@ -135,5 +154,5 @@ def test_results_of_other_settings_are_refused(tmp_path):
 
 def test_an_unknown_row_is_refused_before_anything_is_made(tmp_path, capsys):
     assert ablate.main(["--rows", "best,worst", "--out", str(tmp_path / "out")]) == 1
-    assert "no row worst. Known: table, defaults, all, full, func_a" in capsys.readouterr().err
+    assert "no row worst. Known: table, defaults, beyond, all, full, func_a" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
