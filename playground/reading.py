@@ -1,15 +1,15 @@
 """A small LLaMA reads reports before it sees a picture, so that it speaks and uses what stands before a text.
 
 Stage 1 freezes the language model, so it needs one that does both; random weights do neither. Before each text stand
-`frame_tokens` tokens where the frame's will stand later: most are words of that exam, in any order, the rest are words
-of another one. What follows from the words is thus learnt here; what they look like is left to the projector.
+`frame_tokens` places where the frame's tokens will stand later, with words of that exam and of another one. What
+follows from the words is thus learnt here; what they look like is left to the projector.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,20 @@ from tqdm import tqdm
 
 from llava_ultra_ext.conversation import SYSTEM
 
-OTHER_SHARE = 0.3  # of the frame tokens, at most: a frame says more than its text does
+OTHER_SHARE = 0.3
+"""Of `whole_words`, at most: a frame says more than its text does."""
+OWN_SHARE = (0.1, 1.0)
+"""Of `mixtures`: share of the places that hold the exam's own words, least and most."""
+MIXED = 6
+"""Of `mixtures`: words that share a place, at most."""
 
 Row = tuple[list[int], list[int]]
+Places = list[list[int]]
+"""For each place the words whose embeddings are summed there."""
 Sample = tuple[int, dict[str, Any]]
+
+PLACE = -1
+"""Stands for a place of the frame among token ids."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +44,16 @@ class Course:
         batch: texts a step.
         learning_rate: the highest of a one-cycle schedule.
         frame_tokens: T.
+        stand_in: what fills the frame's places: `whole_words` or `mixtures`.
     """
 
     steps: int
     batch: int = 8
     learning_rate: float = 3e-3
     frame_tokens: int = 36
+    stand_in: Callable[[Sequence[int], Sequence[int], int, random.Random], Places] = field(
+        default_factory=lambda: whole_words
+    )
 
 
 def teach(folder: Path, exams: Sequence[Sequence[Sample]], course: Course, seed: int = 0) -> tuple[float, float]:
@@ -63,12 +77,13 @@ def teach(folder: Path, exams: Sequence[Sequence[Sample]], course: Course, seed:
     )
     draw, losses = random.Random(seed), []
     for _ in tqdm(range(course.steps), desc="LLaMA reads", unit="step", mininterval=5):
-        rows = []
+        rows: list[Row] = []
+        frames: list[Places] = []
         for _ in range(course.batch):
             number = draw.randrange(len(exams))
-            frame = stand_in(words[number], draw.choice(words), course.frame_tokens, draw)
-            rows.append(row(*draw.choice(exams[number]), frame, tokenizer))
-        loss = model(**_padded(rows)).loss
+            frames.append(course.stand_in(words[number], draw.choice(words), course.frame_tokens, draw))
+            rows.append(row(*draw.choice(exams[number]), [PLACE] * course.frame_tokens, tokenizer))
+        loss = model(**_with_frames(_padded(rows), frames, model.get_input_embeddings())).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -105,12 +120,35 @@ def row(stage: int, sample: dict[str, Any], frame: list[int], tokenizer: Any) ->
     return tokens, labels
 
 
-def stand_in(own: Sequence[int], other: Sequence[int], count: int, draw: random.Random) -> list[int]:
-    """`count` tokens in a frame's place: most of an exam's own words, some of another's, in any order."""
+def whole_words(own: Sequence[int], other: Sequence[int], count: int, draw: random.Random) -> Places:
+    """`count` places with a word each: most of them the exam's own, some another's, in any order."""
     others = draw.randrange(round(count * OTHER_SHARE) + 1)
     frame = draw.choices(own, k=count - others) + draw.choices(other, k=others)
     draw.shuffle(frame)
-    return frame
+    return [[word] for word in frame]
+
+
+def mixtures(own: Sequence[int], other: Sequence[int], count: int, draw: random.Random) -> Places:
+    """`count` places, in some of them words of the exam, in the others words of another one, in any order.
+
+    Nearer to what a projector gives: its token is a mixture, and a lesion fills a few of a frame's tokens only.
+    """
+    told = max(1, round(count * draw.uniform(*OWN_SHARE)))
+    places = [draw.choices(own if place < told else other, k=draw.randint(1, MIXED)) for place in range(count)]
+    draw.shuffle(places)
+    return places
+
+
+def _with_frames(batch: dict[str, torch.Tensor], frames: Sequence[Places], embed: Any) -> dict[str, torch.Tensor]:
+    """The batch as embeddings, with the sums of words in their places; a sum of m words is as long as one."""
+    ids = batch.pop("input_ids")
+    words = [words for places in frames for words in places]
+    sizes = torch.tensor([len(own) for own in words])
+    flat = embed(torch.tensor([word for own in words for word in own]))
+    sums = flat.new_zeros(len(words), flat.shape[1])
+    sums = sums.index_add(0, torch.arange(len(words)).repeat_interleave(sizes), flat) / sizes.sqrt()[:, None]
+    embedded = embed(ids.clamp_min(0))
+    return {**batch, "inputs_embeds": embedded.masked_scatter((ids == PLACE)[..., None], sums)}
 
 
 def _answer_ids(samples: Sequence[Sample], tokenizer: Any) -> list[int]:

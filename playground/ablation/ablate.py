@@ -76,7 +76,7 @@ def prepare(setup: Setup, jobs: int) -> None:
     for name, manifest, more in (("train", "stage2.json", ["--split", "1,0,0"]), ("test", "held_out.json", [])):
         command = python("-m", "llava_ultra_ext.cli", "import", "exams", setup.phantom / manifest, *more)
         command += ["--out", str(setup.data / name), "--site-cue", "both"]
-        _part(f"{name} questions", command, setup.out / f"{name}.log", setup.data / name / "card.json")
+        _part(f"{name} questions", command, setup.out / f"{name}.log", setup.data / name / "import.json")
     models = python(ROOT / "playground" / "models" / "make.py", "--out", setup.models, "--exams", scale.reading_exams)
     models += ["--size", str(scale.size), "--clip-steps", str(scale.clip_steps), "--sam-steps", str(scale.sam_steps)]
     models += ["--llama-steps", str(scale.llama_steps), "--threads", str(jobs), "--workers", str(jobs)]
@@ -93,7 +93,8 @@ def _part(title: str, command: list[str], log: Path, finished: Path | None) -> N
 def train(setup: Setup, names: Sequence[str], seeds: int, jobs: int) -> list[str]:
     """Every row of every seed, `jobs` at once; the failures, after all others are done."""
     trainings, failures = Trainings(setup), []
-    with ThreadPoolExecutor(jobs) as pool:
+    pool = ThreadPoolExecutor(jobs)
+    try:
         waiting = {pool.submit(trainings.row, name, seed): (name, seed) for seed in range(seeds) for name in names}
         for number, done in enumerate(as_completed(waiting), start=1):
             name, seed = waiting[done]
@@ -104,6 +105,8 @@ def train(setup: Setup, names: Sequence[str], seeds: int, jobs: int) -> list[str
                 failures.append(f"{name} seed {seed}: {error}")
                 line = f"FAILED: {error}"
             print(f"[{number}/{len(waiting)}] {name:24} seed {seed}  {line}", flush=True)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for rows that have not begun
     return failures
 
 
@@ -161,5 +164,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    stop_on_signals()
+    stop_on_signals("ablation")
     raise SystemExit(main())

@@ -67,6 +67,19 @@ class Setup:
         return self.out / "models"
 
 
+@dataclass(frozen=True)
+class Ran:
+    """Files of a row that was trained and has answered, and what both cost."""
+
+    training: Path
+    gold: Path
+    scores: Path | None
+    model: Path
+    answers: Path
+    trained: Mapping[str, float]
+    answered: Usage
+
+
 class Trainings:
     """Rows of one setup; safe to use from several threads."""
 
@@ -94,30 +107,33 @@ class Trainings:
         return {"scale": asdict(self.setup.scale), "recipe": SETTINGS, "stage1": STAGE1, "asked": exam_data.ASKED}
 
     def _compute(self, row: Row, folder: Path, seed: int) -> dict[str, Any]:
-        stage1 = self._stage1(row.stage1, seed)
+        ran = self._run(row, folder, seed)
+        self._score(ran.gold, ran.answers, folder)
+        samples = self.setup.scale.stage2_steps * self.setup.scale.batch
+        return {
+            **measures.figures(ran.answers, ran.gold, folder / "scores.json", self.setup.phantom / "truth.jsonl"),
+            "train_seconds_a_sample": ran.trained["cpu_seconds"] / samples,
+            "train_peak_mb": ran.trained["peak_mb"],
+            "answer_seconds_a_question": ran.answered.cpu_seconds / len(exam_data.read_lines(ran.gold)),
+            "exams": measures.exam_choices(ran.answers, ran.gold),
+            "log": _log_end(ran.model),
+        }
+
+    def _run(self, row: Row, folder: Path, seed: int) -> Ran:
+        """Everything of a row up to its answers."""
+        stage1, features = self._stage1(row.stage1, seed), self._features(row.stage1)
         with self._once(self.setup.data):
             training = exam_data.training_file(self.setup.data, row)
             gold = exam_data.gold_file(self.setup.data, row)
-        features = self._features(row.stage1)
         settings = {**self._vision(row.stage1), **row.settings, "ADR_STRATEGY": row.strategy}
-        settings["FEATURE_CACHE"] = str(features)
-        settings |= {"STAGE1": str(stage1), "DATA": str(training)}
+        settings |= {"STAGE1": str(stage1), "DATA": str(training), "FEATURE_CACHE": str(features)}
         scores = self._teacher_scores(row, stage1, training, features) if row.cached else None
         if scores is not None:
             settings["FRAME_SCORES"] = str(scores)
         model = folder / "llava-lora"
         trained = self._train("finetune_lora.sh", model, settings, seed, self.setup.scale.stage2_steps)
         answers, answered = self._answers(model, gold, folder, features)
-        self._score(gold, answers, folder)
-        samples = self.setup.scale.stage2_steps * self.setup.scale.batch
-        return {
-            **measures.figures(answers, gold, folder / "scores.json", self.setup.phantom / "truth.jsonl"),
-            "train_seconds_a_sample": trained["cpu_seconds"] / samples,
-            "train_peak_mb": trained["peak_mb"],
-            "answer_seconds_a_question": answered.cpu_seconds / len(exam_data.read_lines(gold)),
-            "exams": measures.exam_choices(answers, gold),
-            "log": _log_end(model),
-        }
+        return Ran(training, gold, scores, model, answers, trained, answered)
 
     def _stage1(self, name: str, seed: int) -> Path:
         """Projector of a tower, on frame -> findings with a random frame; rows of one tower start from the same."""

@@ -100,7 +100,7 @@ def _llama(out: Path, cases: Sequence[Case], args: argparse.Namespace) -> dict[s
     texts = [turn["value"].replace("<image>\n", "") for turn in turns]
     folder = tiny_models.make_llama(out / "llama", [*CORPUS, SYSTEM, *dict.fromkeys(texts)], **LLAMA)
     tokens = (args.size // CLIP_SHARE // CLIP["patch_size"]) ** 2
-    course = reading.Course(args.llama_steps, batch=8, learning_rate=2e-3, frame_tokens=tokens)
+    course = reading.Course(args.llama_steps, 8, learning_rate=2e-3, frame_tokens=tokens, stand_in=reading.mixtures)
     first, last = reading.teach(folder, list(samples.values()), course)
     return {"loss_first": round(first, 3), "loss_last": round(last, 3), "texts": len(texts)}
 

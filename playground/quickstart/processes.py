@@ -17,15 +17,25 @@ ROOT = Path(__file__).resolve().parents[2]
 TAIL = 1 << 16  # bytes of a log that are searched for the error
 
 
+_running: set[int] = set()
+"""Process groups of `child`."""
+
+
 class StepFailed(RuntimeError):
     """One line: what failed, why, and where the log is."""
 
 
-def stop_on_signals() -> None:
-    """Turns SIGINT, SIGTERM and SIGHUP into an ordinary exit, so that `child` stops what it started."""
+def stop_on_signals(name: str) -> None:
+    """Turns SIGINT, SIGTERM and SIGHUP into an ordinary exit of `name`, so that `child` stops what it started.
+
+    Threads that wait for a child hear of no signal: their children are stopped here.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
-        print(f"\nquickstart: FAILED: stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
+        for group in list(_running):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGTERM)
+        print(f"\n{name}: FAILED: stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
         raise SystemExit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -48,9 +58,11 @@ def child(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    _running.add(process.pid)
     try:
         yield process
     finally:
+        _running.discard(process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -210,5 +210,5 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    stop_on_signals()
+    stop_on_signals("quickstart")
     raise SystemExit(main())
