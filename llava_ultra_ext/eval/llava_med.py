@@ -99,12 +99,18 @@ def statistics(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]
         predicted: tokens of the answers as a tokenizer gives them, not normalised.
         gold: likewise of the truths.
     """
-    # LLaVA-Med normalises in `evaluate` and again inside its exact match and F1.
-    own, other = ([normalise(" ".join(tokens)) for tokens in texts] for texts in (predicted, gold))
-    twice, truths = ([normalise(text).split() for text in texts] for texts in (own, other))
-    words = [[exact_match(*pair), *overlap(*pair)] for pair in zip(twice, truths, strict=True)]
-    counts = ngram_counts([text.split() for text in own], [text.split() for text in other])
+    own, other = ([_normalised(tokens) for tokens in texts] for texts in (predicted, gold))
+    words = [[exact_match(mine, true), *overlap(mine, true)] for (_, mine), (_, true) in zip(own, other, strict=True)]
+    counts = ngram_counts([once for once, _ in own], [once for once, _ in other])
     return np.column_stack([np.array(words).reshape(-1, 4), sentence_bleu(counts)])
+
+
+def _normalised(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words after one and after two passes: LLaVA-Med normalises in `evaluate` and again in its exact match and F1."""
+    text = " ".join(tokens)
+    once = normalise(text)
+    words = once.split()
+    return words, words if once == text else normalise(once).split()
 
 
 def open_hit(predicted: str, gold: str) -> bool:
