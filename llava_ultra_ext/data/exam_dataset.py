@@ -235,7 +235,7 @@ class ExamDataset(Dataset[Sample]):
 
     def _pixels(self, exam: Exam) -> torch.Tensor:
         if self._feature_cache is not None:
-            return read_frames(self._feature_cache, exam.images, self._image_folder)
+            return read_frames(self._feature_cache, f"sample {exam.id}", exam.images, self._image_folder)
         if not exam.images:
             size = self._image_processor.crop_size
             return torch.zeros(1, 3, size["height"], size["width"], dtype=torch.uint8)

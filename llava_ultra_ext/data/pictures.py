@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -79,8 +79,11 @@ def check_pictures(paths: Sequence[str], workers: int = 8) -> dict[str, Fault | 
         return dict(zip(paths, results, strict=True))
 
 
-def open_picture(path: str) -> Image.Image:
+def open_picture(path: str | BinaryIO) -> Image.Image:
     """Decode a picture completely; its mode is left to the image processor.
+
+    Args:
+        path: its file, by name or opened.
 
     Raises:
         OSError: the file is missing or cannot be decoded; the message does not hold its name.

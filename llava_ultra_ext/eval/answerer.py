@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from llava_ultra_ext.data.cached_frames import open_cache, read_frames
+from llava_ultra_ext.data.cached_frames import read_frames
 from llava_ultra_ext.data.tokenize import encode_prompt, end_marker
 from llava_ultra_ext.eval.frames import open_frames
 from llava_ultra_ext.eval.questions import Question
 from llava_ultra_ext.model.builders import is_ultra
 from llava_ultra_ext.model.groups import pad_rows
 from llava_ultra_ext.model.opening import OpenedModel
+from llava_ultra_ext.vision.feature_cache import FeatureCache
 
 logger = logging.getLogger(__name__)
 
@@ -80,10 +81,7 @@ class Answerer:
         template: LLaVA's conversation of ``--conv-mode``.
         image_folder: where picture names start.
         decoding: how answers are made.
-        feature_cache: ``--feature-cache``, for a model of ours: records of frames are read from it.
-
-    Raises:
-        ValueError: the cache holds features of other encoders than the model's.
+        feature_cache: ``--feature-cache``, of the model's encoders: records of frames are read from it.
     """
 
     def __init__(
@@ -92,14 +90,16 @@ class Answerer:
         template: Any,
         image_folder: str,
         decoding: Decoding,
-        feature_cache: str | None = None,
+        feature_cache: FeatureCache | None = None,
     ) -> None:
         self._model, self._tokenizer = opened.model, opened.tokenizer
         self._processor = opened.image_processor
         self._ours = is_ultra(opened.model.config)
         self._template, self._folder, self._decoding = template, image_folder, decoding
         self._marker = end_marker(template)
-        self._cache = open_cache(feature_cache, opened.model.get_vision_tower()) if feature_cache else None
+        self._cache = feature_cache
+        if feature_cache is not None:
+            opened.model.get_vision_tower().unload()
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer questions together; greedy answers do not depend on the company.
@@ -166,7 +166,8 @@ class Answerer:
     def _pixels(self, question: Question) -> tuple[torch.Tensor, tuple[int, int]]:
         """Frames (k, 3, S, S) or records (k, R), one black picture for text only, and the first picture's size."""
         if self._cache is not None:
-            return read_frames(self._cache, question.images, self._folder), (0, 0)  # sizes are for LLaVA's tiles
+            records = read_frames(self._cache, f"question {question.id}", question.images, self._folder)
+            return records, (0, 0)  # sizes are for LLaVA's tiles
         pictures = open_frames(f"question {question.id}", question.images, self._folder)
         if not pictures:
             side = self._processor.crop_size

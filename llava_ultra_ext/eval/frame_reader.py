@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from llava_ultra_ext.arguments import ATTENTION_LAYERS, TAUGHT, UltraSettings
-from llava_ultra_ext.data.cached_frames import open_cache, read_frames
+from llava_ultra_ext.data.cached_frames import read_frames
 from llava_ultra_ext.data.exam import Exam
 from llava_ultra_ext.eval.frames import open_frames
 from llava_ultra_ext.model.groups import Group
 from llava_ultra_ext.model.opening import OpenedModel
 from llava_ultra_ext.vision.distillation import teacher_gap
+from llava_ultra_ext.vision.feature_cache import FeatureCache
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,7 @@ class FrameReader:
         image_folder: where picture names start.
         findings_max_length: findings tokens that are read, as in training.
         batch_size: frames at once; None: what the model's settings say.
-        feature_cache: ``--feature-cache``: records of frames are read from it.
-
-    Raises:
-        ValueError: the cache holds features of other encoders than the model's.
+        feature_cache: ``--feature-cache``, of the model's encoders: records of frames are read from it.
     """
 
     def __init__(
@@ -69,7 +67,7 @@ class FrameReader:
         image_folder: str,
         findings_max_length: int,
         batch_size: int | None,
-        feature_cache: str | None = None,
+        feature_cache: FeatureCache | None = None,
     ) -> None:
         self._model, self._tokenizer = opened.model, opened.tokenizer
         self._processor = opened.image_processor
@@ -80,7 +78,9 @@ class FrameReader:
             opened.model.config
         )
         opened.model.get_vision_tower().encoder_batch_size = size
-        self._cache = open_cache(feature_cache, opened.model.get_vision_tower())
+        self._cache = feature_cache
+        if feature_cache is not None:
+            opened.model.get_vision_tower().unload()
 
     @torch.inference_mode()
     def features(self, exam: Exam) -> torch.Tensor:
@@ -90,7 +90,7 @@ class FrameReader:
             ValueError: a picture cannot be decoded.
         """
         if self._cache is not None:
-            pixels = read_frames(self._cache, exam.images, self._folder)
+            pixels = read_frames(self._cache, f"sample {exam.id}", exam.images, self._folder)
         else:
             pictures = open_frames(f"sample {exam.id}", exam.images, self._folder)
             pixels = self._processor.preprocess(pictures, return_tensors="pt")["pixel_values"]

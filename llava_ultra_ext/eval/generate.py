@@ -20,6 +20,7 @@ from transformers import PretrainedConfig
 from llava_ultra_ext.activate import arm
 from llava_ultra_ext.eval.answerer import Answerer, Decoding
 from llava_ultra_ext.eval.answers import AnswerFile
+from llava_ultra_ext.eval.frames import open_feature_cache
 from llava_ultra_ext.eval.questions import Question, chunk, read_questions
 from llava_ultra_ext.eval.run_record import describe_run
 from llava_ultra_ext.model.builders import is_ultra
@@ -43,15 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--batch-size {args.batch_size}: must be 1 or more.")
     check_device(args.device)
     config = folder_config(args.model_path)
-    if args.feature_cache and not is_ultra(config):
-        raise ValueError(f"--feature-cache: {args.model_path} is a stock LLaVA model, which takes pictures only.")
     folder = os.path.expanduser(args.image_folder)
     questions = read_questions(os.path.expanduser(args.question_file), folder)
     _check_fit(questions, config)
     part = chunk(questions, args.num_chunks, args.chunk_idx)
     conversation = args.conv_mode or getattr(config, "ultra_template", LLAVA_TEMPLATE)
     template = _template(conversation)
-    settings = {"conv-mode": conversation, **vars(decoding)}
+    cache = open_feature_cache(args.feature_cache, config, [name for one in part for name in one.images], folder)
+    settings = {"conv-mode": conversation, **vars(decoding), "feature-cache": cache.header.dtype if cache else None}
     run = describe_run(args.model_path, args.model_base, args.question_file, folder, settings)
     with AnswerFile(args.answers_file, model_name(args.model_path), run) as answers:
         todo = answers.unanswered(part)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not todo:
             return 0
         opened = open_model(args.model_path, args.model_base, args.device)
-        answerer = Answerer(opened, template, folder, decoding, args.feature_cache)
+        answerer = Answerer(opened, template, folder, decoding, cache)
         size = 1 if getattr(config, "ultra_adr_strategy", "") == "random" else args.batch_size
         with tqdm(total=len(todo), unit="question") as bar:
             for start in range(0, len(todo), size):

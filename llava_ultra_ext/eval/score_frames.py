@@ -12,13 +12,10 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed
 from tqdm import tqdm
 
 from llava_ultra_ext.arguments import TAUGHT, UltraSettings
@@ -26,10 +23,13 @@ from llava_ultra_ext.data.exam import BadSample, Exam
 from llava_ultra_ext.data.frame_scores import FrameScoreWriter, Header, data_fingerprint, merge_parts
 from llava_ultra_ext.data.manifest import load_manifest, read_records
 from llava_ultra_ext.eval.frame_reader import FrameReader, Teacher
+from llava_ultra_ext.eval.frames import open_feature_cache
 from llava_ultra_ext.model.builders import is_ultra
-from llava_ultra_ext.model.opening import check_device, folder_config, open_model
+from llava_ultra_ext.model.opening import folder_config, open_model
 from llava_ultra_ext.model.vision_modules import read_projector
+from llava_ultra_ext.train.ranks import Ranks
 from llava_ultra_ext.train.trainable import NAME, NON_LORA_FILE, PROJECTOR_FILE, state_fingerprint
+from llava_ultra_ext.vision.feature_cache import FeatureCache
 
 logger = logging.getLogger(__name__)
 
@@ -77,40 +77,6 @@ def model_fingerprint(folder: Path) -> str:
     return state_fingerprint(state)
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those that torchrun started."""
-
-    rank: int
-    size: int
-
-    @classmethod
-    @contextlib.contextmanager
-    def join(cls) -> Iterator[Ranks]:
-        """Meet the other processes (gloo: also without a GPU); alone when none were started."""
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        if size <= 1:
-            yield cls(0, 1)
-            return
-        # A rank may be hours behind another one: its exams have more frames, or its GPU is slower.
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
-        try:
-            yield cls(torch.distributed.get_rank(), size)
-        finally:
-            torch.distributed.destroy_process_group()
-
-    def device(self, wanted: str | None) -> str:
-        """A GPU for each process of a machine, unless a device is named."""
-        if wanted is not None or self.size == 1 or not torch.cuda.is_available():
-            return check_device(wanted)
-        return f"cuda:{int(os.environ.get('LOCAL_RANK', self.rank)) % torch.cuda.device_count()}"
-
-    def wait(self) -> None:
-        """Until every process is here."""
-        if self.size > 1:
-            torch.distributed.barrier()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Score a training file's frames.
 
@@ -128,12 +94,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     exams = load_exams(args.data_path, args.image_folder, teacher.strategy, args.on_bad_sample)
     model = model_fingerprint(Path(os.path.expanduser(args.model_path)))
     header = Header(model=model, data=data_fingerprint(exams), strategy=teacher.title)
+    scored = to_score(exams)
+    names = [name for exam in scored for name in exam.images]
+    cache = open_feature_cache(args.feature_cache, config, names, args.image_folder)
     with Ranks.join() as ranks:
-        _score(args, ranks, teacher, header, to_score(exams))
+        _score(args, ranks, teacher, header, scored, cache)
     return 0
 
 
-def _score(args: argparse.Namespace, ranks: Ranks, teacher: Teacher, header: Header, exams: Sequence[Exam]) -> None:
+def _score(
+    args: argparse.Namespace,
+    ranks: Ranks,
+    teacher: Teacher,
+    header: Header,
+    exams: Sequence[Exam],
+    cache: FeatureCache | None,
+) -> None:
     if not exams:
         raise ValueError(f"--data-path {args.data_path}: no exam has several frames and findings: nothing to score.")
     with FrameScoreWriter(args.output, header, ranks.rank) as writer:
@@ -144,8 +120,8 @@ def _score(args: argparse.Namespace, ranks: Ranks, teacher: Teacher, header: Hea
         measure = ranks.rank == 0 and bool(missing) and args.gap_exams > 0
         if own or measure:
             opened = open_model(args.model_path, args.model_base, ranks.device(args.device))
-            size, cache = args.batch_size, args.feature_cache
-            reader = FrameReader(opened, teacher, args.image_folder, args.findings_max_length, size, cache)
+            limit, size = args.findings_max_length, args.batch_size
+            reader = FrameReader(opened, teacher, args.image_folder, limit, size, cache)
             for exam in tqdm(own, unit="exam", disable=ranks.rank > 0):
                 scores = reader.scores(exam, reader.features(exam), exam.findings)
                 writer.write(exam.score_key, exam.images, scores.tolist())

@@ -38,7 +38,7 @@ class UltraMetaModel:
         """
         settings = model_args.ultra_settings
         tower = build_tower(settings, model_args.vision_tower)
-        if model_args.feature_cache is None or settings.sam_trainable == "neck":  # the neck starts from SAM's
+        if model_args.feature_cache is None or settings.sam_trainable == "neck":  # whose neck starts from SAM's
             tower.load_model()
         described = tower.describe()
         settings = settings.replace(widths=dict(described.widths), tokens=described.tokens)
@@ -54,6 +54,8 @@ class UltraMetaModel:
         # A plain object on purpose: frozen encoders are neither partitioned by ZeRO-3 nor saved with the model.
         self.vision_tower = tower
         projector = build_projector(settings, config.hidden_size, config.mm_projector_type, tower)
+        if model_args.feature_cache is not None:
+            tower.unload()
         self._first_weights(projector, model_args)
         if is_deepspeed_zero3_enabled():
             # ZeRO-3 refuses a model of two dtypes; it keeps float32 master weights itself.

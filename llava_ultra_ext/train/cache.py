@@ -2,36 +2,39 @@
 
 llava-ultra cache build --data_path exams.json --image_folder images --feature_cache features --sam_tower …
 
-Several processes (torchrun, DeepSpeed's launcher) share the pictures; a build that was killed goes on where it stopped.
+Several processes share the pictures: ``torchrun --nproc_per_node 4 -m llava_ultra_ext.cli cache build …``, or
+``deepspeed --no_local_rank --module llava_ultra_ext.cli cache build …``, or each by hand with RANK and WORLD_SIZE in
+its environment. A build that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import shutil
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from llava_ultra_ext.arguments import UltraModelArguments
-from llava_ultra_ext.data.exam import Exam
+from llava_ultra_ext.data.exam import BadSample, Exam
 from llava_ultra_ext.data.manifest import read_records
 from llava_ultra_ext.data.pictures import open_picture
 from llava_ultra_ext.data.whole_file import write_whole
 from llava_ultra_ext.eval.questions import read_questions
-from llava_ultra_ext.model.opening import check_device
 from llava_ultra_ext.train.cache_care import info, prune, verify
+from llava_ultra_ext.train.ranks import Ranks
 from llava_ultra_ext.vision.encoders import parse_tower_name
-from llava_ultra_ext.vision.feature_cache import HEADER, CacheHeader, FeatureCache, ShardWriter, picture_key
+from llava_ultra_ext.vision.feature_cache import HEADER, SHARDS, CacheHeader, FeatureCache, ShardWriter, picture_key
 from llava_ultra_ext.vision.feature_record import DTYPES, pack, record_size
 from llava_ultra_ext.vision.tower import FusedVisionTower
 
@@ -39,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 AHEAD = 4
 """Batches that are decoded while one is encoded; bounds the memory whatever the number of pictures."""
+
+LISTED = 20
+"""How many undecodable pictures are named."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,18 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     folder = Path(args.feature_cache).expanduser()
-    if args.action == "build":
-        return build(args, folder)
-    image_folder = os.path.expanduser(args.image_folder)
-    paths = [os.path.join(image_folder, name) for name in picture_names(args.data_path, image_folder)]
     if args.action == "info":
         sys.stdout.write(info(folder) + "\n")
         return 0
+    if args.action == "build":
+        with Ranks.join(must_meet=False) as ranks:
+            return build(args, folder, ranks)
+    image_folder = os.path.expanduser(args.image_folder)
+    paths = [os.path.join(image_folder, name) for name in picture_names(args.data_path, image_folder)]
     return verify(folder, paths) if args.action == "verify" else prune(folder, paths)
 
 
 def picture_names(files: Sequence[str], folder: str) -> list[str]:
     """Every picture of training files (JSON lists) and question files (JSON lines, in `folder`), each once.
+
+    Samples that no training could use (``--on_bad_sample skip``) are counted and left out.
 
     Raises:
         ValueError: a file is unusable.
@@ -70,84 +79,131 @@ def picture_names(files: Sequence[str], folder: str) -> list[str]:
     for file in files:
         if file.endswith(".jsonl"):
             names.update(dict.fromkeys(name for asked in read_questions(file, folder) for name in asked.images))
-        else:
-            exams = (Exam.from_record(record, place) for place, record in enumerate(read_records(file)))
-            names.update(dict.fromkeys(name for exam in exams for name in exam.images))
+            continue
+        bad = 0
+        for place, record in enumerate(read_records(file)):
+            try:
+                names.update(dict.fromkeys(Exam.from_record(record, place).images))
+            except BadSample as fault:
+                bad += 1
+                logger.debug("%s", fault)
+        if bad:
+            logger.warning("--data_path %s: %d bad samples are left out; training lists them.", file, bad)
     return list(names)
 
 
-def build(args: argparse.Namespace, folder: Path) -> int:
-    """Compute what is missing; this process's share of it."""
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+class Picture(NamedTuple):
+    """A picture file that was looked at.
+
+    Args:
+        name: as the training file has it.
+        key: of its content; empty where it cannot be read.
+        pixels: (1, 3, S, S) where it is not in the cache yet.
+        fault: why it cannot be decoded.
+    """
+
+    name: str
+    key: str = ""
+    pixels: Tensor | None = None
+    fault: str = ""
+
+
+def build(args: argparse.Namespace, folder: Path, ranks: Ranks) -> int:
+    """Compute what is missing, this process's share of it; 1 when a picture could not be decoded."""
     image_folder = os.path.expanduser(args.image_folder)
     names = sorted(picture_names(args.data_path, image_folder))
-    device = _device(args.device)
+    device = ranks.device(args.device)
     tower = _tower(args).to(device, getattr(torch, args.compute_dtype) if args.compute_dtype else None)
     header = CacheHeader(tower.identity(), tower.feature_shapes, args.dtype, str(tower.dtype).removeprefix("torch."))
-    cache = _open(folder, header)
-    _say_size(folder, header, len(names), len(cache))
-    own = names[rank::world]
-    unreadable = 0
+    cache = _open(folder, header, len(names), say=ranks.rank == 0)
+    own = names[ranks.rank :: ranks.size]
+    ahead = AHEAD * args.encoder_batch_size
     with (
-        ThreadPoolExecutor(max(1, args.workers)) as pool,
+        ThreadPoolExecutor(args.workers or _processors()) as pool,
         ShardWriter(folder) as writer,
-        tqdm(total=len(own), desc="features", unit="frame", disable=rank > 0) as bar,
+        tqdm(total=len(own), desc="features", unit="frame", disable=ranks.rank > 0) as bar,
     ):
-        for keys, pixels, failed, looked in _decoded(pool, own, image_folder, cache, tower, args.encoder_batch_size):
-            if len(keys):
-                tower.load_model()
-                writer.add(keys, pack(tower(pixels), DTYPES[args.dtype]))
-            unreadable += failed
-            bar.update(looked)
-    if unreadable:
-        logger.warning("%d pictures could not be decoded and have no features. Export them again.", unreadable)
-    return 1 if unreadable else 0
+        found = _look_ahead(pool, lambda name: _look(name, image_folder, cache, tower), own, ahead)
+        faults = _encode(found, tower, writer, args, bar)
+    _say_faults(faults)
+    ranks.wait()  # a launcher ends the others when one process ends with an error
+    return 1 if faults else 0
 
 
-def _decoded(
-    pool: ThreadPoolExecutor, names: Sequence[str], folder: str, cache: FeatureCache, tower: Any, size: int
-) -> Iterator[tuple[list[str], Tensor, int, int]]:
-    """Batches of new pictures, decoded while others are encoded: keys, pixels, undecodable ones, pictures looked at."""
-
-    def load(name: str) -> tuple[str, Tensor | None] | None:
-        path = os.path.join(folder, name)
-        try:
-            key = picture_key(path)
-            if key in cache:
-                return None
-            return key, tower.image_processor.preprocess([open_picture(path)], return_tensors="pt")["pixel_values"]
-        except (OSError, ValueError) as error:
-            logger.debug("a picture was left out: %s", error)
-            return "", None
-
-    waiting: deque[Future[Any]] = deque()
-    left, seen = iter(names), set[str]()
-    done = looked = failed = 0
-    batch: list[tuple[str, Tensor]] = []
-    while done < len(names):
-        while len(waiting) < size * AHEAD and (name := next(left, None)) is not None:
-            waiting.append(pool.submit(load, name))
-        found = waiting.popleft().result()
-        done, looked = done + 1, looked + 1
-        if found is not None and found[1] is None:
-            failed += 1
-        elif found is not None and found[0] not in seen:
-            seen.add(found[0])
-            batch.append(found)
-        if len(batch) == size or done == len(names):
-            pixels = torch.cat([picture for _, picture in batch]) if batch else torch.empty(0)
-            yield [key for key, _ in batch], pixels, failed, looked
-            batch, looked, failed = [], 0, 0
+def _look_ahead(
+    pool: ThreadPoolExecutor, look: Callable[[str], Picture], names: Iterable[str], ahead: int
+) -> Iterator[Picture]:
+    """`map` in the threads of a pool, in order, with no more than `ahead` results waiting."""
+    waiting: deque[Future[Picture]] = deque()
+    for name in names:
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+        waiting.append(pool.submit(look, name))
+    while waiting:
+        yield waiting.popleft().result()
 
 
-def _open(folder: Path, header: CacheHeader) -> FeatureCache:
-    """The cache in a folder, made where there is none.
+def _look(name: str, folder: str, cache: FeatureCache, tower: FusedVisionTower) -> Picture:
+    """Key and pixels come from one reading of the file: it may change meanwhile."""
+    try:
+        content = Path(folder, name).read_bytes()
+        key = picture_key(content)
+        if key in cache:
+            return Picture(name, key)
+        picture = open_picture(io.BytesIO(content))
+        return Picture(name, key, tower.image_processor.preprocess([picture], return_tensors="pt")["pixel_values"])
+    except (OSError, ValueError) as error:
+        return Picture(name, fault=(getattr(error, "strerror", None) or str(error)))
+
+
+def _encode(
+    pictures: Iterable[Picture], tower: FusedVisionTower, writer: ShardWriter, args: argparse.Namespace, bar: tqdm
+) -> list[Picture]:
+    """Features of the pictures that have pixels, each content once; the pictures that cannot be decoded."""
+    faults: list[Picture] = []
+    batch: dict[str, Tensor] = {}
+    seen: set[str] = set()
+
+    def write() -> None:
+        if batch:
+            tower.load_model()
+            writer.add(list(batch), pack(tower(torch.cat(list(batch.values()))), DTYPES[args.dtype]))
+            batch.clear()
+
+    for picture in pictures:
+        bar.update()
+        if picture.fault:
+            faults.append(picture)
+        elif picture.pixels is not None and picture.key not in seen:
+            seen.add(picture.key)
+            batch[picture.key] = picture.pixels
+        if len(batch) == args.encoder_batch_size:
+            write()
+    write()
+    return faults
+
+
+def _say_faults(faults: Sequence[Picture]) -> None:
+    if faults:
+        lines = [f"{picture.name}: {picture.fault}" for picture in faults[:LISTED]]
+        more = [f"… and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
+        logger.warning(
+            "%d pictures could not be decoded and have no features; all others have. Export them again:\n%s",
+            *(len(faults), "\n".join([*lines, *more])),
+        )
+
+
+def _open(folder: Path, header: CacheHeader, pictures: int, say: bool) -> FeatureCache:
+    """The cache in a folder; made where there is none, or an empty one.
 
     Raises:
-        ValueError: it holds features of other encoders, or in another dtype.
+        ValueError: it holds features of other encoders, or in another dtype, or there is no room.
     """
-    if (folder / HEADER).exists():
-        found = CacheHeader.read(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    there = 0
+    if (folder / HEADER).exists() and any(folder.glob(SHARDS)):
+        cache = FeatureCache(folder)
+        found, there = cache.header, len(cache)
         unlike = found.difference(header.encoders, header.shapes)
         if not unlike and (found.dtype, found.computed_in) != (header.dtype, header.computed_in):
             unlike = f"stored {found.dtype}, computed in {found.computed_in}; now {header.dtype}, {header.computed_in}"
@@ -155,23 +211,24 @@ def _open(folder: Path, header: CacheHeader) -> FeatureCache:
             raise ValueError(
                 f"--feature_cache {folder}: holds other features ({unlike}). Give another folder, or the same flags."
             )
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
+    _check_room(folder, header, pictures, there, say)
+    if not there:
         write_whole(folder / HEADER, header.as_json())
     return FeatureCache(folder)
 
 
-def _say_size(folder: Path, header: CacheHeader, pictures: int, there: int) -> None:
+def _check_room(folder: Path, header: CacheHeader, pictures: int, there: int, say: bool) -> None:
     dtype = DTYPES[header.dtype]
     one = record_size(header.shapes, dtype) * dtype.itemsize
     needed, free = max(0, pictures - there) * one, shutil.disk_usage(folder).free
-    logger.info(
-        "%d pictures, %d in the cache; %.1f KB a frame, about %.2f GB to write, %.2f GB free.",
-        *(pictures, there, one / 1e3, needed / 1e9, free / 1e9),
-    )
+    if say:
+        logger.info(
+            "%d pictures, %d in the cache already%s; %.1f KB a frame, about %.2f GB to write, %.2f GB free.",
+            *(pictures, there, " (if they are the same ones)" if there else "", one / 1e3, needed / 1e9, free / 1e9),
+        )
     if needed > free:
         raise ValueError(
-            f"--feature_cache {folder}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free. Give a "
+            f"--feature_cache {folder}: about {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free. Give a "
             "folder on a larger disk, or --dtype int8, which takes half of float16."
         )
 
@@ -181,8 +238,9 @@ def _tower(args: argparse.Namespace) -> FusedVisionTower:
 
     if parse_tower_name(args.vision_tower) is None:
         raise ValueError(f"--vision_tower {args.vision_tower}: is no tower of ours. Use sam_clip_fused or fused:….")
-    if args.encoder_batch_size < 1:
-        raise ValueError(f"--encoder_batch_size {args.encoder_batch_size}: must be 1 or more.")
+    for name in ("encoder_batch_size", "workers"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"--{name} {getattr(args, name)}: must be 1 or more.")
     return FusedVisionTower(
         encoder_sources(args),
         name=args.vision_tower,
@@ -191,11 +249,9 @@ def _tower(args: argparse.Namespace) -> FusedVisionTower:
     )
 
 
-def _device(wanted: str | None) -> str:
-    """A GPU for each process of a machine, unless a device is named."""
-    if wanted is None and torch.cuda.is_available():
-        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
-    return check_device(wanted)
+def _processors() -> int:
+    """This process's share of the machine's."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 _TOWER_FLAGS = ("sam_image_size", "sam_token_merge", "sam_select_feature", "sam_trainable")
@@ -238,5 +294,5 @@ def _add_build_flags(parser: argparse.ArgumentParser) -> None:
     add("--encoder_batch_size", type=int, default=own.encoder_batch_size, help="frames at once (default: %(default)s)")
     add("--dtype", choices=list(DTYPES), default="float16", help="how features are stored (default: %(default)s)")
     add("--compute_dtype", choices=("float32", "bfloat16", "float16"), help="of the encoders (default: float32)")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="threads that decode pictures (default: %(default)s)")
+    add("--workers", type=int, help="threads that decode pictures (default: this process's share of the processors)")
     add("--device", help="for example cuda:1 or cpu; default: a GPU for each process, else the CPU")

@@ -2,7 +2,8 @@
 
 A folder with ``cache.json`` (whose features these are) and shards in the safetensors format. A frame's key is the
 SHA-256 of its picture file, so a picture that changed is a picture that is missing, whatever its name; the encoders'
-weights, sizes and settings are hashed into ``cache.json``, so features of other encoders are refused.
+weights, sizes and settings are hashed into ``cache.json``, so features of other encoders are refused. A shard names the
+``cache.json`` that it was made for, and has a CRC-32 of each record.
 
 Our choice of safetensors: it is what models are kept in already, it is read by memory map (no copy until used), any
 number of processes and machines write shards of their own, and a shard appears under its name when it is whole, so a
@@ -15,11 +16,14 @@ import hashlib
 import json
 import logging
 import os
+import time
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,12 +36,17 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "ultra_features/1"
 HEADER = "cache.json"
+SHARDS, PARTIAL = "features-*.safetensors", "features-*.partial"
 Identity = Mapping[str, Mapping[str, Any]]
 
 SHARD_BYTES = 256 << 20
-"""A shard is written when it holds this much: what a killed build computes again, and what it keeps in memory."""
+"""A shard is written when it holds this much: it bounds the memory of a build."""
 
-_SHARDS = "features-*.safetensors"
+SHARD_SECONDS = 60.0
+"""… or when the last one is this old: it bounds what a killed build computes again where an encoder is slow."""
+
+_OPEN_SHARDS = 8192
+"""Memory maps that a reader keeps, one or two a shard; Linux allows a process 65,530."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class CacheHeader:
     format: str = FORMAT
 
     @classmethod
-    def read(cls, folder: Path, flag: str = "--feature_cache") -> CacheHeader:
+    def read(cls, folder: Path) -> CacheHeader:
         """Of a folder.
 
         Raises:
@@ -67,13 +76,16 @@ class CacheHeader:
         path = folder / HEADER
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            given = found["format"]
+        except (OSError, ValueError, TypeError, KeyError):
             raise ValueError(
-                f"{flag} {folder}: is no feature cache (no readable {HEADER}). Build one: llava-ultra cache build."
+                f"--feature_cache {folder}: is no feature cache (no readable {HEADER}). Build one: "
+                "llava-ultra cache build."
             ) from None
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            given = found.get("format") if isinstance(found, dict) else None
-            raise ValueError(f"{flag} {folder}: is of format {given}, this version reads {FORMAT}. Build it again.")
+        if given != FORMAT:
+            raise ValueError(
+                f"--feature_cache {folder}: is of format {given}, this version reads {FORMAT}. Build anew."
+            )
         found["shapes"] = {kind: tuple(shape) for kind, shape in found["shapes"].items()}
         return cls(**found)
 
@@ -81,31 +93,45 @@ class CacheHeader:
         """Content of ``cache.json``."""
         return json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n"
 
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that this says; shards carry it."""
+        values = [list(self.shapes.items()), self.encoders, self.dtype, self.computed_in, self.format]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
     def difference(self, encoders: Identity, shapes: Shapes) -> str:
         """What differs from the encoders in use (`FusedVisionTower.identity`); empty where their features are these."""
         unlike = []
         for kind in dict.fromkeys([*self.encoders, *encoders]):
-            mine, theirs = self.encoders.get(kind, {}), encoders.get(kind, {})
-            for name in dict.fromkeys([*mine, *theirs]):
-                if mine.get(name) != theirs.get(name):
-                    unlike.append(f"{kind} {name}: {mine.get(name)} in the cache, {theirs.get(name)} now")
+            if kind not in encoders or kind not in self.encoders:
+                unlike.append(f"{kind}: {'not used now' if kind in self.encoders else 'not in the cache'}")
+                continue
+            stored, now = self.encoders[kind], encoders[kind]
+            for name in dict.fromkeys([*stored, *now]):
+                if stored.get(name) != now.get(name):
+                    values = [str(one.get(name))[:16] if name == "weights" else one.get(name) for one in (stored, now)]
+                    unlike.append(f"{kind} {name}: {values[0]} in the cache, {values[1]} now")
         if not unlike and list(self.shapes.items()) != list(shapes.items()):
             unlike.append(f"features: {dict(self.shapes)} in the cache, {dict(shapes)} now")
         return "; ".join(unlike)
 
 
-def picture_key(path: str | os.PathLike[str]) -> str:
-    """Key of a picture: the SHA-256 of its file.
+def picture_key(picture: str | os.PathLike[str] | bytes) -> str:
+    """Key of a picture, given its file or the file's content: the SHA-256.
 
     Raises:
         OSError: it cannot be read.
     """
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+    content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+    return hashlib.sha256(content).hexdigest()
 
 
-def _digest(file: Any) -> str:
-    return hashlib.sha256(file.read()).hexdigest()  # Python 3.10
+class Shard(NamedTuple):
+    """A whole shard: its file, its pictures' keys, and each record's CRC-32 (none in shards of the first version)."""
+
+    path: Path
+    keys: list[str]
+    sums: Mapping[str, int]
 
 
 class FeatureCache:
@@ -121,7 +147,7 @@ class FeatureCache:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
         self.header = CacheHeader.read(self.folder)
-        self._place = {key: path for path, keys in shards(self.folder) for key in keys}
+        self._place = {key: shard.path for shard in shards(self.folder, self.header) for key in shard.keys}
         self._open: dict[Path, Any] = {}
         self._owner = os.getpid()
 
@@ -151,6 +177,8 @@ class FeatureCache:
 
     def _shard(self, path: Path) -> Any:
         if path not in self._open:
+            if len(self._open) >= _OPEN_SHARDS:
+                self._open.clear()
             self._open[path] = safe_open(str(path), framework="pt")
         return self._open[path]
 
@@ -169,17 +197,24 @@ class FeatureCache:
 
 
 class ShardWriter:
-    """Adds frames to a cache, a shard at a time; use it as a context manager.
+    """Adds frames to a cache, a shard at a time, while others are computed; use it as a context manager.
 
     Args:
         folder: of the cache; its header is there already.
-        shard_bytes: when a shard is written.
+        shard_bytes: when a shard is written. Twice as much is held: one shard fills while the last one is written.
+        seconds: … or after which time.
     """
 
-    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-        self._folder, self._limit = folder, shard_bytes
+    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES, seconds: float = SHARD_SECONDS) -> None:
+        self._folder, self._limit, self._seconds = folder, shard_bytes, seconds
+        self._fingerprint = CacheHeader.read(folder).fingerprint
+        self._pool = ThreadPoolExecutor(1, "shard-writer")
+        self._writing: Future[None] | None = None
+        self._start_anew()
+
+    def _start_anew(self) -> None:
         self._held: dict[str, Tensor] = {}
-        self._bytes = 0
+        self._bytes, self._since = 0, time.monotonic()
 
     def add(self, keys: Sequence[str], records: Tensor) -> None:
         """Takes (k, R) records.
@@ -191,17 +226,35 @@ class ShardWriter:
             if key not in self._held:
                 self._held[key] = record.clone()  # safetensors refuses tensors that share memory
                 self._bytes += record.nbytes
-        if self._bytes >= self._limit:
-            self.flush()
+        if self._bytes >= self._limit or time.monotonic() - self._since >= self._seconds:
+            self._hand_over()
 
     def flush(self) -> None:
-        """Writes what is held."""
-        if not self._held:
-            return
+        """Writes what is held, and waits until it is there.
+
+        Raises:
+            OSError: the disk is full; shards that are there stay.
+        """
+        self._hand_over()
+        self._wait()
+
+    def _hand_over(self) -> None:
+        self._wait()
+        if self._held:
+            self._writing = self._pool.submit(self._write, self._held)
+        self._start_anew()
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, held: Mapping[str, Tensor]) -> None:
         target = self._folder / f"features-{uuid.uuid4().hex}.safetensors"
         partial = target.with_suffix(".partial")
+        sums = {key: checksum(record) for key, record in held.items()}
         try:
-            save_file(self._held, str(partial))
+            save_file(dict(held), str(partial), {"cache": self._fingerprint, "crc32": json.dumps(sums)})
             os.replace(partial, target)
         except (SafetensorError, OSError) as error:
             raise OSError(
@@ -210,23 +263,35 @@ class ShardWriter:
             ) from None
         finally:
             partial.unlink(missing_ok=True)
-        self._held, self._bytes = {}, 0
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or issubclass(kind, KeyboardInterrupt):
-            self.flush()
+        try:
+            if kind is None or not issubclass(kind, OSError):  # whatever ended the build, what is held is whole
+                self.flush()
+        finally:
+            self._pool.shutdown()
 
 
-def shards(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every whole shard with its keys; a broken one (a copy that was cut off) is said and left out."""
-    for path in sorted(folder.glob(_SHARDS)):
+def checksum(record: Tensor) -> int:
+    """CRC-32 of a record (R,) on the CPU."""
+    return zlib.crc32(record.contiguous().view(torch.uint8).numpy().data)
+
+
+def shards(folder: Path, header: CacheHeader) -> Iterator[Shard]:
+    """Every whole shard; a broken one (a copy that was cut off) or a stranger is said and left out."""
+    for path in sorted(folder.glob(SHARDS)):
         try:
             with safe_open(str(path), framework="pt") as shard:
-                yield path, list(shard.keys())
+                facts, keys = shard.metadata() or {}, list(shard.keys())
         except (SafetensorError, OSError) as error:
             logger.warning(
                 "%s is damaged (%s): its frames count as missing, `cache build` computes them again.", path, error
             )
+            continue
+        if facts.get("cache", header.fingerprint) != header.fingerprint:
+            logger.warning("%s belongs to another cache: its frames count as missing.", path)
+            continue
+        yield Shard(path, keys, json.loads(facts.get("crc32", "{}")))

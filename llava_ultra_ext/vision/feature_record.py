@@ -5,10 +5,11 @@ into features; R and the dtype say all there is to know.
 
 =========  ======================================================================================
 float32    as computed: training with the cache has the losses of training without it
-float16    rounded, relative error up to 2**-11; what an encoder computes in float16 is kept exactly
-bfloat16   rounded, relative error up to 2**-9; what an encoder computes in bfloat16 is kept exactly
+float16    rounded: an error up to 2**-11 of each value (up to 2**-25 for values under 2**-14), values up to 65504;
+           what an encoder computes in float16 is kept exactly
+bfloat16   rounded: an error up to 2**-8 of each value; what an encoder computes in bfloat16 is kept exactly
 int8       each token (with a trained neck: each channel) in 255 steps between minus and plus its largest value: an
-           error up to 1/254 of that value. Each scale is a float32, kept as four of the record's int8 numbers.
+           error up to 1/254 of that value (or 1e-38). Each scale is a float32, kept as four of the record's numbers.
 =========  ======================================================================================
 """
 
@@ -48,24 +49,33 @@ def pack(features: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         (N, R) on the CPU.
 
     Raises:
-        ValueError: a feature is not finite, or float16 cannot hold it.
+        ValueError: a feature is not finite, or `dtype` cannot hold it.
     """
     for kind, feature in features.items():
-        limit = float(feature.abs().amax())  # nan and inf do not pass either comparison
-        if not limit <= (torch.finfo(dtype).max if dtype.is_floating_point else math.inf) or not math.isfinite(limit):
-            raise ValueError(
-                f"{kind} features reach {limit}, which {str(dtype).removeprefix('torch.')} cannot hold. "
-                "Use another --dtype: float32 or bfloat16 hold what the encoder computed, if it is finite at all."
-            )
+        _check_range(kind, float(feature.abs().amax()), dtype)
     if dtype != torch.int8:
         return torch.cat([feature.flatten(1).to(dtype) for feature in features.values()], dim=1).cpu()
     numbers, scales = [], []
     for feature in features.values():
         rows = feature.float().flatten(2)  # (N, tokens or channels, …)
-        scale = rows.abs().amax(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / _STEPS
+        # Not below the smallest normal number: of an empty token 0 / 0, and on some machines smaller ones are zero.
+        scale = (rows.abs().amax(dim=2, keepdim=True) / _STEPS).clamp_min(torch.finfo(torch.float32).tiny)
         numbers.append((rows / scale).round().to(torch.int8).flatten(1))
         scales.append(scale.flatten(1).contiguous().view(torch.int8))
     return torch.cat([*numbers, *scales], dim=1).cpu()
+
+
+def _check_range(kind: str, largest: float, dtype: torch.dtype) -> None:
+    if not math.isfinite(largest):
+        raise ValueError(
+            f"{kind} features are not finite ({largest}): the encoder's numbers ran over. Compute in another dtype "
+            "(--compute_dtype float32 or bfloat16), and check the encoder's weights."
+        )
+    if dtype.is_floating_point and largest > torch.finfo(dtype).max:
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{kind} features reach {largest:g}, which {name} cannot hold. Use --dtype bfloat16 or float32."
+        )
 
 
 def unpack(records: Tensor, shapes: Shapes, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -95,7 +105,8 @@ def unpack(records: Tensor, shapes: Shapes, dtype: torch.dtype) -> dict[str, Ten
             kind: part.unflatten(1, shape).to(dtype) for (kind, shape), part in zip(shapes.items(), parts, strict=True)
         }
     rows = [shape[0] for shape in shapes.values()]
-    scales = records[:, sum(sizes) :].contiguous().view(torch.float32).split(rows, dim=1)
+    stored = records[:, sum(sizes) :].clone(memory_format=torch.contiguous_format)  # float32 wants its own alignment
+    scales = stored.view(torch.float32).split(rows, dim=1)
     return _scaled(shapes, parts, scales, dtype)
 
 

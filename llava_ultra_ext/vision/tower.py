@@ -118,7 +118,11 @@ class FusedVisionTower:
     def identity(self) -> dict[str, dict[str, Any]]:
         """Kind -> everything that its features depend on, besides the picture: the key of a feature cache.
 
-        Reads the weight files, to hash them.
+        Reads the weight files, to hash them. Nobody knows here which options other encoders than CLIP and SAM read, so
+        for them all options count.
+
+        Raises:
+            ValueError: an encoder has no weight files.
         """
         shared = {
             "version": FEATURES_VERSION,
@@ -128,7 +132,10 @@ class FusedVisionTower:
         }
         found = {}
         for kind, spec in self._specs.items():
-            own = {name: value for name, value in asdict(self._options).items() if name.startswith(f"{kind}_")}
+            read = f"{kind}_" if kind in ("clip", "sam") else ""
+            own = {name: value for name, value in asdict(self._options).items() if name.startswith(read)}
+            if "sam_image_size" in own:  # left out, or given as what the folder says anyway: the same features
+                own["sam_image_size"] = spec.image_size
             numbers = {"image_size": spec.image_size, "mean": list(spec.image_mean), "std": list(spec.image_std)}
             found[kind] = {"weights": weights_hash(self._sources[kind]), **numbers, **own, **shared}
         return found
@@ -147,13 +154,19 @@ class FusedVisionTower:
         """
         if self.is_loaded:
             return
-        self._encoders = {kind: spec.load().eval().requires_grad_(False) for kind, spec in self._specs.items()}
+        # Modules draw first weights before they are filled; a run that reads a cache and loads none shall not differ.
+        with torch.random.fork_rng(devices=[]):
+            self._encoders = {kind: spec.load().eval().requires_grad_(False) for kind, spec in self._specs.items()}
         place = device_map.get("", "auto") if isinstance(device_map, dict) else device_map
         if place == "auto" and torch.cuda.is_available():
             self.to("cuda", torch.float16)
         else:
             self.to(None if place == "auto" else place)
         logger.info("Vision tower %s: %s", self.name, self._description)
+
+    def unload(self) -> None:
+        """Lets the weights go: a run that reads a feature cache needs none."""
+        self._encoders = {}
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> FusedVisionTower:
         """Moves every encoder, now or when they are loaded. float16 on a CPU is refused in favour of float32.

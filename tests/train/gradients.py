@@ -33,6 +33,7 @@ def training_arguments(options: argparse.Namespace) -> Any:
         mm_use_im_patch_token=False,
         encoder_batch_size=2,
         adr_strategy=options.strategy,
+        feature_cache=options.feature_cache,
     )
 
 
@@ -66,6 +67,7 @@ def batches(options: argparse.Namespace, tower: Any, tokenizer: Any) -> list[dic
     """The batch of each rank."""
     from llava.conversation import conv_templates
 
+    from llava_ultra_ext.data.cached_frames import open_cache
     from llava_ultra_ext.data.exam import Exam
     from llava_ultra_ext.data.exam_dataset import ExamCollator, ExamDataset
 
@@ -80,6 +82,7 @@ def batches(options: argparse.Namespace, tower: Any, tokenizer: Any) -> list[dic
         image_processor=tower.image_processor,
         frame_tokens=tower.num_patches,
         strategy=options.strategy,
+        feature_cache=open_cache(options.feature_cache, tower),
     )
     collate = ExamCollator(tokenizer.pad_token_id)
     return [collate([dataset[2 * rank], dataset[2 * rank + 1]]) for rank in range(2)]
@@ -131,6 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("base", "clip", "sam", "exams", "strategy", "out"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--feature_cache")
     parser.add_argument("--local_rank", type=int, default=-1)
     options = parser.parse_args()
     torch.set_num_threads(1)

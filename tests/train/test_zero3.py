@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from llava_ultra_ext.train import cache
+
 STEP = Path(__file__).with_name("gradients.py")
 LIMIT_S = 240
 
@@ -30,22 +32,17 @@ def _run(launcher: list[str], arguments: list[str], out: Path) -> dict[str, Any]
     return torch.load(out)
 
 
-@pytest.mark.parametrize("strategy", ["likelihood", "attention", "feature"])
-def test_unlike_ranks_give_the_gradients_of_one_process(
-    strategy: str, tiny_llama: Path, tiny_clip: Path, tiny_sam: Path, exam_folder: Path, tmp_path: Path
-) -> None:
-    arguments = ["--base", str(tiny_llama), "--clip", str(tiny_clip), "--sam", str(tiny_sam)]
-    arguments += ["--exams", str(exam_folder), "--strategy", strategy]
-    deepspeed = [
+def _deepspeed() -> list[str]:
+    return [
         str(Path(sys.executable).with_name("deepspeed")),
         "--num_gpus",
         "2",
         "--master_port",
         str(_free_port()),
     ]
-    alone = _run([sys.executable], arguments, tmp_path / "one.pt")
-    ranks = _run(deepspeed, arguments, tmp_path / "two.pt")
 
+
+def _assert_alike(ranks: dict[str, Any], alone: dict[str, Any]) -> None:
     assert ranks["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     assert set(ranks["gradients"]) == set(alone["gradients"])
     assert len(alone["gradients"]) > 40
@@ -53,6 +50,17 @@ def test_unlike_ranks_give_the_gradients_of_one_process(
         torch.testing.assert_close(
             ranks["gradients"][name], gradient, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+@pytest.mark.parametrize("strategy", ["likelihood", "attention", "feature"])
+def test_unlike_ranks_give_the_gradients_of_one_process(
+    strategy: str, tiny_llama: Path, tiny_clip: Path, tiny_sam: Path, exam_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["--base", str(tiny_llama), "--clip", str(tiny_clip), "--sam", str(tiny_sam)]
+    arguments += ["--exams", str(exam_folder), "--strategy", strategy]
+    alone = _run([sys.executable], arguments, tmp_path / "one.pt")
+    ranks = _run(_deepspeed(), arguments, tmp_path / "two.pt")
+    _assert_alike(ranks, alone)
     for part in ("projections.clip.weight", "projections.sam.weight", "fusion.logits", "sampler.channel_weights"):
         name = f"model.mm_projector.{part}"
         if strategy == "feature" and part == "sampler.channel_weights":
@@ -61,3 +69,16 @@ def test_unlike_ranks_give_the_gradients_of_one_process(
                 and alone["gradients"]["model.mm_projector.sampler.token_weights"].abs().max() > 0
             )
         assert alone["gradients"][name].abs().max() > 1e-6, name
+
+
+def test_unlike_ranks_with_a_feature_cache_give_the_gradients_of_one_process_without(
+    tiny_llama: Path, tiny_clip: Path, tiny_sam: Path, exam_folder: Path, tmp_path: Path
+) -> None:
+    command = ["build", "--feature_cache", str(tmp_path / "features"), "--dtype", "float32"]
+    command += ["--data_path", str(exam_folder / "train.json"), "--image_folder", str(exam_folder)]
+    assert cache.main([*command, "--clip_tower", str(tiny_clip), "--sam_tower", str(tiny_sam)]) == 0
+    arguments = ["--base", str(tiny_llama), "--clip", str(tiny_clip), "--sam", str(tiny_sam)]
+    arguments += ["--exams", str(exam_folder), "--strategy", "likelihood"]
+    alone = _run([sys.executable], arguments, tmp_path / "one.pt")
+    cached = [*arguments, "--feature_cache", str(tmp_path / "features")]
+    _assert_alike(_run(_deepspeed(), cached, tmp_path / "two.pt"), alone)

@@ -256,3 +256,12 @@ def test_resizing_is_antialiased_and_clipped():
     edge = torch.zeros(1, 3, 64, 64)
     edge[..., 32:] = 1
     assert resize(edge, 16).min() == 0 and resize(edge, 16).max() == 1
+
+
+def test_loading_draws_no_random_numbers_of_the_run(sources):
+    """So a training that needs no encoder (a feature cache) starts from the same projector."""
+    torch.manual_seed(3)
+    want = torch.rand(4)
+    torch.manual_seed(3)
+    tower_of(sources)
+    assert torch.equal(torch.rand(4), want)
