@@ -7,7 +7,7 @@ into features; R and the dtype say all there is to know.
 float32    as computed: training with the cache has the losses of training without it
 float16    rounded: an error up to 2**-11 of each value (up to 2**-25 for values under 2**-14), values up to 65504;
            what an encoder computes in float16 is kept exactly
-bfloat16   rounded: an error up to 2**-8 of each value; what an encoder computes in bfloat16 is kept exactly
+bfloat16   rounded: an error up to 2**-8 of each value (or 1e-40); what an encoder computes in bfloat16 is kept exactly
 int8       each token (with a trained neck: each channel) in 255 steps between minus and plus its largest value: an
            error up to 1/254 of that value (or 1e-38). Each scale is a float32, kept as four of the record's numbers.
 =========  ======================================================================================

@@ -20,7 +20,7 @@ from run_llava import armed_command, environment, flags
 from trained import training_flags
 
 NEW_TOKENS = 24
-WAIT_S = 120
+WAIT_S, TRIES = 240, 3
 STORY = Path(__file__).with_name("train_and_answer.py")
 
 
@@ -34,6 +34,15 @@ class Story:
     exams: Path
     questions: list[dict[str, Any]]
     tokens: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A process that listens on a port, and its log."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
 
 
 @pytest.fixture(scope="module")
@@ -113,31 +122,62 @@ def test_generate_gives_the_same_answers_in_batches(story: Story, batch: int, tm
 
 @pytest.fixture(scope="module")
 def worker(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """LLaVA's own controller and model_worker; the address of the controller."""
-    folder = tmp_path_factory.mktemp("serving")
-    ports = []
-    for _ in range(2):
-        with socket.socket() as found:
+    """LLaVA's own controller and model_worker; the address of the worker."""
+    servers: list[Server] = []
+    try:
+        for attempt in range(TRIES):
+            servers, own = _start(story, tmp_path_factory.mktemp("serving"))
+            dead = _wait_for(servers)
+            if dead is None:
+                break
+            # Another test may take a port between its choice and its use.
+            assert "address already in use" in dead and attempt < TRIES - 1, dead[-3000:]
+            _kill(servers)
+        yield own
+    finally:
+        _kill(servers)
+
+
+def _start(story: Story, folder: Path) -> tuple[list[Server], str]:
+    with socket.socket() as one, socket.socket() as two:
+        for found in (one, two):
             found.bind(("127.0.0.1", 0))
-            ports.append(found.getsockname()[1])
+        ports = [found.getsockname()[1] for found in (one, two)]
     controller, own = (f"http://127.0.0.1:{port}" for port in ports)
-    first = armed_command("llava.serve.controller", "--host", "127.0.0.1", "--port", ports[0])
-    second = armed_command(
-        *("llava.serve.model_worker", "--host", "127.0.0.1", "--port", ports[1], "--controller-address", controller),
-        *("--worker-address", own, "--model-path", story.lora, "--model-base", story.base, "--device", "cpu"),
-    )
-    with open(folder / "log", "w") as log:
-        servers = [subprocess.Popen(c, env=environment(), cwd=folder, stdout=log, stderr=log) for c in (first, second)]
-        try:
-            deadline = time.monotonic() + WAIT_S
-            # The worker registers before it listens.
-            while not (_models(controller) and _listens(ports[1])):
-                assert time.monotonic() < deadline, (folder / "log").read_text()[-3000:]
-                time.sleep(0.3)
-            yield own
-        finally:
-            for server in servers:
-                server.kill()
+    commands = [
+        armed_command("llava.serve.controller", "--host", "127.0.0.1", "--port", ports[0]),
+        armed_command(
+            *("llava.serve.model_worker", "--host", "127.0.0.1", "--port", ports[1]),
+            *("--controller-address", controller, "--worker-address", own),
+            *("--model-path", story.lora, "--model-base", story.base, "--device", "cpu"),
+        ),
+    ]
+    servers = []
+    for command, port in zip(commands, ports, strict=True):
+        log = folder / f"{port}.log"
+        with open(log, "w") as file:
+            process = subprocess.Popen(command, env=environment(), cwd=folder, stdout=file, stderr=file)
+        servers.append(Server(process, port, log))
+    return servers, own
+
+
+def _wait_for(servers: list[Server]) -> str | None:
+    """Until both serve: the worker registers before it listens. Else the log of the one that ended or is late."""
+    deadline = time.monotonic() + WAIT_S
+    while not (_models(f"http://127.0.0.1:{servers[0].port}") and _listens(servers[1].port)):
+        for server in servers:
+            if server.process.poll() is not None:
+                return server.log.read_text()
+        if time.monotonic() > deadline:
+            return f"not ready after {WAIT_S} s: {servers[1].log.read_text()}"
+        time.sleep(0.3)
+    return None
+
+
+def _kill(servers: list[Server]) -> None:
+    for server in servers:
+        server.process.kill()
+        server.process.wait()
 
 
 def _models(controller: str) -> list[str]:

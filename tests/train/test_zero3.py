@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,33 +54,48 @@ def _assert_alike(ranks: dict[str, Any], alone: dict[str, Any]) -> None:
         )
 
 
+@pytest.fixture(scope="module")
+def arguments(tiny_llama: Path, tiny_clip: Path, tiny_sam: Path, exam_folder: Path) -> Callable[[str], list[str]]:
+    """Of gradients.py, for a strategy."""
+    given = ["--base", str(tiny_llama), "--clip", str(tiny_clip), "--sam", str(tiny_sam), "--exams", str(exam_folder)]
+    return lambda strategy: [*given, "--strategy", strategy]
+
+
+@pytest.fixture(scope="module")
+def alone(
+    arguments: Callable[[str], list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], dict[str, Any]]:
+    """What one process finds, once for each strategy."""
+    out = tmp_path_factory.mktemp("alone")
+    return functools.cache(lambda strategy: _run([sys.executable], arguments(strategy), out / f"{strategy}.pt"))
+
+
 @pytest.mark.parametrize("strategy", ["likelihood", "attention", "feature"])
 def test_unlike_ranks_give_the_gradients_of_one_process(
-    strategy: str, tiny_llama: Path, tiny_clip: Path, tiny_sam: Path, exam_folder: Path, tmp_path: Path
+    strategy: str, arguments: Callable[[str], list[str]], alone: Callable[[str], dict[str, Any]], tmp_path: Path
 ) -> None:
-    arguments = ["--base", str(tiny_llama), "--clip", str(tiny_clip), "--sam", str(tiny_sam)]
-    arguments += ["--exams", str(exam_folder), "--strategy", strategy]
-    alone = _run([sys.executable], arguments, tmp_path / "one.pt")
-    ranks = _run(_deepspeed(), arguments, tmp_path / "two.pt")
-    _assert_alike(ranks, alone)
+    one = alone(strategy)
+    _assert_alike(_run(_deepspeed(), arguments(strategy), tmp_path / "two.pt"), one)
     for part in ("projections.clip.weight", "projections.sam.weight", "fusion.logits", "sampler.channel_weights"):
         name = f"model.mm_projector.{part}"
         if strategy == "feature" and part == "sampler.channel_weights":
             assert (
-                alone["gradients"][name].abs().max() > 0
-                and alone["gradients"]["model.mm_projector.sampler.token_weights"].abs().max() > 0
+                one["gradients"][name].abs().max() > 0
+                and one["gradients"]["model.mm_projector.sampler.token_weights"].abs().max() > 0
             )
-        assert alone["gradients"][name].abs().max() > 1e-6, name
+        assert one["gradients"][name].abs().max() > 1e-6, name
 
 
 def test_unlike_ranks_with_a_feature_cache_give_the_gradients_of_one_process_without(
-    tiny_llama: Path, tiny_clip: Path, tiny_sam: Path, exam_folder: Path, tmp_path: Path
+    arguments: Callable[[str], list[str]],
+    alone: Callable[[str], dict[str, Any]],
+    tiny_clip: Path,
+    tiny_sam: Path,
+    exam_folder: Path,
+    tmp_path: Path,
 ) -> None:
     command = ["build", "--feature_cache", str(tmp_path / "features"), "--dtype", "float32"]
     command += ["--data_path", str(exam_folder / "train.json"), "--image_folder", str(exam_folder)]
     assert cache.main([*command, "--clip_tower", str(tiny_clip), "--sam_tower", str(tiny_sam)]) == 0
-    arguments = ["--base", str(tiny_llama), "--clip", str(tiny_clip), "--sam", str(tiny_sam)]
-    arguments += ["--exams", str(exam_folder), "--strategy", "likelihood"]
-    alone = _run([sys.executable], arguments, tmp_path / "one.pt")
-    cached = [*arguments, "--feature_cache", str(tmp_path / "features")]
-    _assert_alike(_run(_deepspeed(), cached, tmp_path / "two.pt"), alone)
+    cached = [*arguments("likelihood"), "--feature_cache", str(tmp_path / "features")]
+    _assert_alike(_run(_deepspeed(), cached, tmp_path / "two.pt"), alone("likelihood"))

@@ -41,7 +41,7 @@ def allowed(feature: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return (largest / 254 * (1 + 1e-5)).clamp_min(1e-38).expand_as(feature)
     if dtype == torch.float16:
         return (feature.abs() * 2**-11).clamp_min(2**-25)
-    return feature.abs() * (2**-8 if dtype == torch.bfloat16 else 0)
+    return (feature.abs() * 2**-8).clamp_min(2**-134) if dtype == torch.bfloat16 else torch.zeros_like(feature)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-3, 1.0, 1e4, 1e30])
@@ -96,6 +96,8 @@ def test_the_layout_by_hand() -> None:
     assert record[:5].tolist() == [64, -127, 0, 127, 127]  # 63.5 goes to the even neighbour
     assert record[5:].view(torch.uint8).numpy().view("<f4").tolist() == pytest.approx([2 / 127, 4 / 127, 1.0])
     assert record_size({"clip": (2, 2), "sam": (1, 1)}, torch.int8) == 5 + 3 * 4
+    empty = pack({"clip": torch.zeros(1, 1, 4)}, torch.int8)[0]
+    assert empty[:4].tolist() == [0] * 4 and empty[4:].view(torch.float32) > 0, "0 / 0 as a whole number is anything"
 
 
 def test_frames_keep_their_order_and_records_can_be_taken_apart() -> None:
