@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from run_llava import armed_command, environment, flags
 from trained import training_flags
 
 NEW_TOKENS = 24
-WAIT_S, TRIES = 240, 3
+WAIT_S = 240
 STORY = Path(__file__).with_name("train_and_answer.py")
 
 
@@ -34,15 +35,6 @@ class Story:
     exams: Path
     questions: list[dict[str, Any]]
     tokens: list[list[int]]
-
-
-@dataclass(frozen=True)
-class Server:
-    """A process that listens on a port, and its log."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    log: Path
 
 
 @pytest.fixture(scope="module")
@@ -123,68 +115,46 @@ def test_generate_gives_the_same_answers_in_batches(story: Story, batch: int, tm
 @pytest.fixture(scope="module")
 def worker(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """LLaVA's own controller and model_worker; the address of the worker."""
-    servers: list[Server] = []
-    try:
-        for attempt in range(TRIES):
-            servers, own = _start(story, tmp_path_factory.mktemp("serving"))
-            dead = _wait_for(servers)
-            if dead is None:
-                break
-            # Another test may take a port between its choice and its use.
-            assert "address already in use" in dead and attempt < TRIES - 1, dead[-3000:]
-            _kill(servers)
-        yield own
-    finally:
-        _kill(servers)
-
-
-def _start(story: Story, folder: Path) -> tuple[list[Server], str]:
+    folder = tmp_path_factory.mktemp("serving")
     with socket.socket() as one, socket.socket() as two:
         for found in (one, two):
             found.bind(("127.0.0.1", 0))
         ports = [found.getsockname()[1] for found in (one, two)]
     controller, own = (f"http://127.0.0.1:{port}" for port in ports)
-    commands = [
-        armed_command("llava.serve.controller", "--host", "127.0.0.1", "--port", ports[0]),
-        armed_command(
-            *("llava.serve.model_worker", "--host", "127.0.0.1", "--port", ports[1]),
-            *("--controller-address", controller, "--worker-address", own),
-            *("--model-path", story.lora, "--model-base", story.base, "--device", "cpu"),
-        ),
-    ]
-    servers = []
-    for command, port in zip(commands, ports, strict=True):
-        log = folder / f"{port}.log"
-        with open(log, "w") as file:
-            process = subprocess.Popen(command, env=environment(), cwd=folder, stdout=file, stderr=file)
-        servers.append(Server(process, port, log))
-    return servers, own
+    first = armed_command("llava.serve.controller", "--host", "127.0.0.1", "--port", ports[0])
+    second = armed_command(
+        *("llava.serve.model_worker", "--host", "127.0.0.1", "--port", ports[1], "--controller-address", controller),
+        *("--worker-address", own, "--model-path", story.lora, "--model-base", story.base, "--device", "cpu"),
+    )
+    # A worker that finds no controller ends; it registers before it listens.
+    with (
+        _serving(first, folder / "controller.log", lambda: _models(controller) is not None),
+        _serving(second, folder / "worker.log", lambda: bool(_models(controller)) and _listens(ports[1])),
+    ):
+        yield own
 
 
-def _wait_for(servers: list[Server]) -> str | None:
-    """Until both serve: the worker registers before it listens. Else the log of the one that ended or is late."""
-    deadline = time.monotonic() + WAIT_S
-    while not (_models(f"http://127.0.0.1:{servers[0].port}") and _listens(servers[1].port)):
-        for server in servers:
-            if server.process.poll() is not None:
-                return server.log.read_text()
-        if time.monotonic() > deadline:
-            return f"not ready after {WAIT_S} s: {servers[1].log.read_text()}"
-        time.sleep(0.3)
-    return None
+@contextlib.contextmanager
+def _serving(command: list[str], log: Path, ready: Callable[[], bool]) -> Iterator[None]:
+    with open(log, "w") as file:
+        server = subprocess.Popen(command, env=environment(), cwd=log.parent, stdout=file, stderr=file)
+    try:
+        deadline = time.monotonic() + WAIT_S
+        while not ready():
+            assert server.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.3)
+        yield
+    finally:
+        server.kill()
+        server.wait()
 
 
-def _kill(servers: list[Server]) -> None:
-    for server in servers:
-        server.process.kill()
-        server.process.wait()
-
-
-def _models(controller: str) -> list[str]:
+def _models(controller: str) -> list[str] | None:
+    """The models that are registered; None when nobody answers."""
     try:
         return list(requests.post(f"{controller}/list_models", timeout=5).json()["models"])
     except requests.RequestException:
-        return []
+        return None
 
 
 def _listens(port: int) -> bool:
