@@ -21,10 +21,11 @@ from llava_ultra_ext.conversation import SYSTEM
 
 OTHER_SHARE = 0.3
 """Of `whole_words`, at most: a frame says more than its text does."""
-OWN_SHARE = (0.1, 1.0)
-"""Of `mixtures`: share of the places that hold the exam's own words, least and most."""
-MIXED = 6
-"""Of `mixtures`: words that share a place, at most."""
+TOLD_SHARE = (0.05, 0.35)
+"""Of `keywords`: share of the places that hold the exam's own words, least and most: a lesion fills a few of a frame's
+tokens."""
+MIXED = 4
+"""Of `keywords`: words that share a place, at most: a projector gives mixtures."""
 
 Row = tuple[list[int], list[int]]
 Places = list[list[int]]
@@ -44,7 +45,7 @@ class Course:
         batch: texts a step.
         learning_rate: the highest of a one-cycle schedule.
         frame_tokens: T.
-        stand_in: what fills the frame's places: `whole_words` or `mixtures`.
+        stand_in: what fills the frame's places: `whole_words` or `keywords`.
     """
 
     steps: int
@@ -56,12 +57,20 @@ class Course:
     )
 
 
-def teach(folder: Path, exams: Sequence[Sequence[Sample]], course: Course, seed: int = 0) -> tuple[float, float]:
+def teach(
+    folder: Path,
+    exams: Sequence[Sequence[Sample]],
+    course: Course,
+    seed: int = 0,
+    shown: Sequence[tuple[str, str]] | None = None,
+) -> tuple[float, float]:
     """Trains the LLaMA in `folder`.
 
     Args:
         folder: of `tiny_models.make_llama`; its weights are replaced.
         exams: for each exam its samples: the stage that shows it, and LLaVA's record.
+        shown: for each exam the words of what its frames show, and of what they show without a lesion. Default: its own
+            answers, and those of any other exam.
 
     Returns:
         The first step's loss and the mean of the last tenth.
@@ -70,7 +79,7 @@ def teach(folder: Path, exams: Sequence[Sequence[Sample]], course: Course, seed:
 
     tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=True)
     model = LlamaForCausalLM.from_pretrained(folder).train()
-    words = [_answer_ids(samples, tokenizer) for samples in exams]
+    own, background = _words(exams, shown, tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=course.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, course.learning_rate, total_steps=course.steps, pct_start=0.1
@@ -81,7 +90,8 @@ def teach(folder: Path, exams: Sequence[Sequence[Sample]], course: Course, seed:
         frames: list[Places] = []
         for _ in range(course.batch):
             number = draw.randrange(len(exams))
-            frames.append(course.stand_in(words[number], draw.choice(words), course.frame_tokens, draw))
+            beside = background[number] if background else draw.choice(own)
+            frames.append(course.stand_in(own[number], beside, course.frame_tokens, draw))
             rows.append(row(*draw.choice(exams[number]), [PLACE] * course.frame_tokens, tokenizer))
         loss = model(**_with_frames(_padded(rows), frames, model.get_input_embeddings())).loss
         optimizer.zero_grad()
@@ -128,13 +138,14 @@ def whole_words(own: Sequence[int], other: Sequence[int], count: int, draw: rand
     return [[word] for word in frame]
 
 
-def mixtures(own: Sequence[int], other: Sequence[int], count: int, draw: random.Random) -> Places:
-    """`count` places, in some of them words of the exam, in the others words of another one, in any order.
+def keywords(own: Sequence[int], background: Sequence[int], count: int, draw: random.Random) -> Places:
+    """`count` places, in a few of them words of what the exam shows, in the others words of a normal one, in any order.
 
-    Nearer to what a projector gives: its token is a mixture, and a lesion fills a few of a frame's tokens only.
+    Nearer to a frame than `whole_words`: what is seen takes little room, and beside it nothing contradicts it.
     """
-    told = max(1, round(count * draw.uniform(*OWN_SHARE)))
-    places = [draw.choices(own if place < told else other, k=draw.randint(1, MIXED)) for place in range(count)]
+    told = max(1, round(count * draw.uniform(*TOLD_SHARE)))
+    places = [draw.choices(own, k=draw.randint(1, MIXED)) for _ in range(told)]
+    places += [draw.choices(background, k=draw.randint(1, MIXED)) for _ in range(count - told)]
     draw.shuffle(places)
     return places
 
@@ -149,6 +160,16 @@ def _with_frames(batch: dict[str, torch.Tensor], frames: Sequence[Places], embed
     sums = sums.index_add(0, torch.arange(len(words)).repeat_interleave(sizes), flat) / sizes.sqrt()[:, None]
     embedded = embed(ids.clamp_min(0))
     return {**batch, "inputs_embeds": embedded.masked_scatter((ids == PLACE)[..., None], sums)}
+
+
+def _words(
+    exams: Sequence[Sequence[Sample]], shown: Sequence[tuple[str, str]] | None, tokenizer: Any
+) -> tuple[list[list[int]], list[list[int]]]:
+    if shown is None:
+        return [_answer_ids(samples, tokenizer) for samples in exams], []
+    ids = [[tokenizer(text, add_special_tokens=False).input_ids for text in pair] for pair in shown]
+    # A word of both says nothing; an exam that shows no more than the background is normal.
+    return [[word for word in own if word not in beside] or beside for own, beside in ids], [pair[1] for pair in ids]
 
 
 def _answer_ids(samples: Sequence[Sample], tokenizer: Any) -> list[int]:

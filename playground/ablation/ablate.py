@@ -66,7 +66,8 @@ def prepare(setup: Setup, jobs: int) -> None:
     lowest, highest = scale.frames
     phantom = python("-m", "llava_ultra_ext.cli", "phantom", "--out", setup.phantom, "--exams", scale.exams)
     phantom += ["--held-out", str(scale.held_out), "--size", str(scale.size), "--frames", f"{lowest}-{highest}"]
-    phantom += ["--workers", str(jobs)]
+    given = [part for name, value in scale.phantom.items() for part in (f"--{name}", value) if part]
+    phantom += [*given, "--workers", str(jobs)]
     _part("phantom exams", phantom, setup.out / "phantom.log", setup.phantom / "exams.json")
     held_out = setup.phantom / "held_out.json"
     if not held_out.exists():
@@ -79,7 +80,7 @@ def prepare(setup: Setup, jobs: int) -> None:
         _part(f"{name} questions", command, setup.out / f"{name}.log", setup.data / name / "import.json")
     models = python(ROOT / "playground" / "models" / "make.py", "--out", setup.models, "--exams", scale.reading_exams)
     models += ["--size", str(scale.size), "--clip-steps", str(scale.clip_steps), "--sam-steps", str(scale.sam_steps)]
-    models += ["--llama-steps", str(scale.llama_steps), "--threads", str(jobs), "--workers", str(jobs)]
+    models += ["--llama-steps", str(scale.llama_steps), "--threads", str(jobs), "--workers", str(jobs), *given]
     _part("small CLIP, SAM, LLaMA", models, setup.out / "models.log", None)
 
 

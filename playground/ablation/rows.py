@@ -100,12 +100,28 @@ BEYOND: dict[str, Row] = {
 ALL = {**ROWS, **DEFAULTS, **BEYOND}
 
 
+PHANTOM = {
+    "sites": "thyroid,breast,liver",
+    "lesion-scale": "1.45",
+    "detail-scale": "1.6",
+    "doppler-exams": "0.5",
+    "edge-frames": "0.15",
+    "plain": "",
+}
+"""What encoders and a language model of a few processor minutes can learn; the generator's own defaults are harder.
+
+Our choice: with all six sites, usual sizes and free wording, a linear probe on frozen features found the valid frame
+in two of three exams, so that no sampler could have done better.
+"""
+
+
 @dataclass(frozen=True)
 class Scale:
     """How large a run is.
 
     Args:
         size: side of a frame in pixels.
+        phantom: further settings of the phantom, as flags of `llava-ultra phantom`.
         exams, held_out: training and held-out exams.
         frames: fewest and most frames of an exam.
         reading_exams: exams of other seeds that the small foundation models learn from.
@@ -122,13 +138,14 @@ class Scale:
     stage1_steps: int
     stage2_steps: int
     size: int = 192
-    frames: tuple[int, int] = (2, 10)
+    frames: tuple[int, int] = (2, 8)
     batch: int = 16
+    phantom: Mapping[str, str] = field(default_factory=lambda: dict(PHANTOM))
 
 
 SCALES = {
     "smoke": Scale(24, 30, 24, 4, 4, 4, 2, 2, batch=4, frames=(2, 4)),
-    "quick": Scale(600, 60, 600, 200, 200, 500, 200, 60, frames=(2, 6)),
-    "full": Scale(2000, 120, 2000, 600, 600, 1500, 700, 250),
+    "quick": Scale(800, 60, 1000, 100, 700, 700, 300, 50),
+    "full": Scale(2000, 150, 2000, 300, 1500, 1500, 700, 150),
 }
 """smoke: for the tests; it shows that every step runs, its numbers mean nothing."""

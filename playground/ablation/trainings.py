@@ -30,6 +30,7 @@ SETTINGS = {
     "BF16": "False",
     "FP16": "False",
     "TF32": "False",
+    "PROJECTOR": "mlp2x_gelu",  # LLaVA 1.5's; a linear one is behind it here in every row
     "LR": "3e-3",  # the paper's 1e-3 is for models ten thousand times as large
     "EPOCHS": "1",  # --max_steps decides
     "MAX_LENGTH": "1024",
@@ -44,7 +45,11 @@ SETTINGS = {
 }
 """Of scripts/train.sh, for models a ten-thousandth of the real size on one processor; else the recipe's numbers."""
 
-MAX_NEW_TOKENS = 200
+STAGE1_LR = "1e-2"
+"""A projector alone, before a frozen language model."""
+
+MAX_NEW_TOKENS = 80
+"""Findings of two lesions have 60."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ class Trainings:
                 data = exam_data.stage1_file(self.setup.data, self.setup.phantom)
             settings = {**self._vision(name), "ADR_STRATEGY": "random", "DATA": str(data)}
             settings["FEATURE_CACHE"] = str(self._features(name))
-            settings["BATCH"] = str(2 * self.setup.scale.batch)  # of one frame each
+            settings |= {"BATCH": str(2 * self.setup.scale.batch), "LR": STAGE1_LR}  # one frame each, of many
             self._train("pretrain.sh", folder, settings, seed, self.setup.scale.stage1_steps)
         return folder
 

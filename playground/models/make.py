@@ -1,6 +1,6 @@
 """Small foundation models for the phantom exams, in the real formats: CLIP, SAM, and a LLaMA with a Chinese tokenizer.
 
-    python playground/models/make.py --out DIR [--exams 2000] [--size 192] [--clip-steps 800] …
+    python playground/models/make.py --out DIR [--exams 2000] [--clip-steps 800] [flags of llava-ultra phantom] …
 
 They learn from exams of seeds that no training uses, and stay as they are: CLIP from frames and findings, at a quarter
 of the resolution; SAM from the masks of tissue levels, at full resolution; LLaMA from the texts alone. A finished model
@@ -10,10 +10,13 @@ is kept; another setting in the same folder is refused.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,11 @@ import torch
 import reading
 import tiny_models
 from llava_ultra_ext.conversation import SYSTEM
-from llava_ultra_ext.data.sources.phantom import records
+from llava_ultra_ext.data.sources.phantom import generate, records
 from llava_ultra_ext.data.sources.phantom.case import Case
-from llava_ultra_ext.data.sources.phantom.cases import PhantomSettings, draw_case
+from llava_ultra_ext.data.sources.phantom.cases import draw_case
 from llava_ultra_ext.data.sources.phantom.records import Drawn
+from llava_ultra_ext.data.sources.phantom.report_text import caption
 from llava_ultra_ext.data.whole_file import write_whole
 from pretraining_frames import Pretraining, draw_frames
 from tiny_tokenizer import CORPUS
@@ -42,28 +46,48 @@ CLIP = {"patch_size": 8, "hidden": 128, "layers": 4, "heads": 4, "positions": 48
 SAM = {"hidden": 96, "layers": 4, "window": 6, "global_attn": (1, 3), "out_channels": 64}
 LLAMA = {"hidden": 128, "layers": 4, "heads": 4, "max_positions": 1536}
 
+CAPTIONS_READ = 3
+"""Of the LLaMA's texts of an exam: copies of its caption, as stage 1 has it. The rest are those of stage 2 in the chat
+template; findings also without it, as the teacher reads them."""
+
+IMAGE_LINE = "<image>\n"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: writes clip/, sam/, llama/ and made.json into OUT."""
     args = _parser().parse_args(argv)
-    torch.set_num_threads(args.threads)
     out: Path = args.out
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "threads", "workers")}
     made = _made(out, settings)
-    cases = [draw_case(f"PRE-{number:05d}", SEED + number, _phantom(args)) for number in range(args.exams)]
-    frames: Pretraining | None = None
-    for name in ("llama", "clip", "sam"):
-        if name in made["models"]:
-            continue
-        if frames is None and name != "llama":
-            frames = draw_frames(cases, _phantom(args).least_visible, args.size, args.size // CLIP_SHARE, args.workers)
-        start = time.monotonic()
-        torch.manual_seed(0)
-        result = _llama(out, cases, args) if frames is None else _vision(name, out, frames, args)
-        made["models"][name] = {**result, "seconds": round(time.monotonic() - start)}
-        write_whole(out / "made.json", json.dumps(made, indent=1) + "\n")
-        print(f"{name}: {made['models'][name]}", flush=True)
+    missing = [name for name in ("llama", "sam", "clip") if name not in made["models"]]
+    phantom = generate.settings_of(args)
+    phantom.check()
+    cases = [draw_case(f"PRE-{number:05d}", SEED + number, phantom) for number in range(args.exams)]
+    # The LLaMA reads beside the other two, in a process of its own.
+    share = max(1, args.threads // 2)
+    torch.set_num_threads(share)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
+        texts = _texts(cases, args) if "llama" in missing else {}
+        if texts:
+            said = [turn["value"].replace(IMAGE_LINE, "") for own in texts.values() for turn in _turns(own)]
+            tiny_models.make_llama(out / "llama", [*CORPUS, SYSTEM, *dict.fromkeys(said)], **LLAMA)
+        reads = beside.submit(_read, out / "llama", cases, texts, args, share) if texts else None
+        if {"sam", "clip"} & {*missing}:
+            frames = draw_frames(cases, phantom.least_visible, args.size, args.size // CLIP_SHARE, args.workers)
+            for name in ("sam", "clip"):
+                if name in missing:
+                    start = time.monotonic()
+                    torch.manual_seed(0)
+                    _keep(made, out, name, _vision(name, out, frames, args), start)
+        if reads is not None:
+            _keep(made, out, "llama", reads.result())
     return 0
+
+
+def _keep(made: dict[str, Any], out: Path, name: str, result: dict[str, Any], start: float | None = None) -> None:
+    made["models"][name] = result if start is None else {**result, "seconds": round(time.monotonic() - start)}
+    write_whole(out / "made.json", json.dumps(made, indent=1) + "\n")
+    print(f"{name}: {made['models'][name]}", flush=True)
 
 
 def _made(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -83,26 +107,40 @@ def _made(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return dict(made)
 
 
-def _phantom(args: argparse.Namespace) -> PhantomSettings:
-    settings = PhantomSettings(size=args.size, min_frames=2, max_frames=8)
-    settings.check()
-    return settings
-
-
-def _llama(out: Path, cases: Sequence[Case], args: argparse.Namespace) -> dict[str, Any]:
-    least = _phantom(args).least_visible
-    drawn = [Drawn(case, "train", case.valid_frames(least)) for case in cases]
+def _texts(cases: Sequence[Case], args: argparse.Namespace) -> dict[str, list[reading.Sample]]:
+    """What the LLaMA reads of each exam."""
+    drawn = [Drawn(case, "train", case.valid_frames(args.least_visible)) for case in cases]
     samples: dict[str, list[reading.Sample]] = {}
-    for stage, made in ((1, records.stage1(drawn)), (2, records.stage2(drawn))):
-        for record in made:
-            samples.setdefault(record["exam_id"], []).append((stage, record))
-    turns = [turn for own in samples.values() for _, sample in own for turn in sample["conversations"]]
-    texts = [turn["value"].replace("<image>\n", "") for turn in turns]
-    folder = tiny_models.make_llama(out / "llama", [*CORPUS, SYSTEM, *dict.fromkeys(texts)], **LLAMA)
+    for record in records.stage1(drawn):
+        samples[record["exam_id"]] = [(1, record)] * CAPTIONS_READ
+    for record in records.stage2(drawn):
+        samples[record["exam_id"]].append((2, record))
+        if record["conversations"][1]["value"] == record["findings"]:
+            samples[record["exam_id"]].append((1, record))
+    return samples
+
+
+def _turns(samples: Sequence[reading.Sample]) -> list[dict[str, Any]]:
+    return [turn for _, sample in samples for turn in sample["conversations"]]
+
+
+def _read(
+    folder: Path,
+    cases: Sequence[Case],
+    texts: dict[str, list[reading.Sample]],
+    args: argparse.Namespace,
+    threads: int,
+) -> dict[str, Any]:
+    """Trains the LLaMA in `folder`."""
+    start = time.monotonic()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
     tokens = (args.size // CLIP_SHARE // CLIP["patch_size"]) ** 2
-    course = reading.Course(args.llama_steps, 8, learning_rate=2e-3, frame_tokens=tokens, stand_in=reading.mixtures)
-    first, last = reading.teach(folder, list(samples.values()), course)
-    return {"loss_first": round(first, 3), "loss_last": round(last, 3), "texts": len(texts)}
+    shown = [(caption(case), caption(dataclasses.replace(case, lesions=()))) for case in cases]
+    course = reading.Course(args.llama_steps, 12, learning_rate=2e-3, frame_tokens=tokens, stand_in=reading.keywords)
+    first, last = reading.teach(folder, [texts[case.exam_id] for case in cases], course, shown=shown)
+    seconds = round(time.monotonic() - start)
+    return {"loss_first": round(first, 3), "loss_last": round(last, 3), "seconds": seconds}
 
 
 def _vision(name: str, out: Path, frames: Pretraining, args: argparse.Namespace) -> dict[str, Any]:
@@ -123,12 +161,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder to write")
     add("--exams", type=int, default=2000, help="exams to learn from (default: %(default)s)")
-    add("--size", type=int, default=192, help="side of SAM's picture; CLIP's is a quarter (default: %(default)s)")
     add("--clip-steps", type=int, default=800)
     add("--sam-steps", type=int, default=500)
     add("--llama-steps", type=int, default=1500)
     add("--threads", type=int, default=2)
     add("--workers", type=int, default=2, help="processes that draw frames")
+    generate.add_settings(parser)
+    parser.set_defaults(size=192, frames="2-8")
     return parser
 
 

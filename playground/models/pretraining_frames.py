@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import binary_erosion
 from tqdm import tqdm
 
 from llava_ultra_ext.data.sources.phantom.bmode import render_frame
@@ -17,11 +18,13 @@ from llava_ultra_ext.data.sources.phantom.case import Case
 from llava_ultra_ext.data.sources.phantom.overlays import add_distractors
 from llava_ultra_ext.data.sources.phantom.probe import probe_of
 from llava_ultra_ext.data.sources.phantom.report_text import findings
-from llava_ultra_ext.data.sources.phantom.volume import sample
+from llava_ultra_ext.data.sources.phantom.volume import lesions_cut, sample
 
-KINDS = ("empty", "dark", "bright", "reflecting", "flowing")
-"""What a pixel may belong to: the tissue's level without speckle. It says nothing of organs, lesions or reports, as the
-masks that SAM learnt from say nothing of what they show."""
+KINDS = ("object", "outline", "empty", "dark", "bright", "reflecting", "flowing")
+"""What a pixel may belong to: something with an outline (a lesion, a stray vessel), and that outline; the tissue's
+level without speckle. Nothing of organs, of what a lesion is or of reports, as in the masks that SAM learnt from."""
+
+OUTLINE_PX = 2
 
 FRAMES_AN_EXAM = 3
 TRUE_PAIRS = 0.5
@@ -61,13 +64,17 @@ def masks_of(case: Case, frame: int, size: int) -> np.ndarray:
     plan = case.frames[frame]
     probe = probe_of(plan.site, size)
     tissue = sample(case, frame, probe.points)
+    objects, without = lesions_cut(case, frame, probe.points), tissue.echo.copy()
     add_distractors(tissue, plan, probe.points, np.random.default_rng([case.seed, 7, frame]))
-    echo, mirror, flow = (
-        (probe.scan @ part.ravel()).reshape(size, size) for part in (tissue.echo, tissue.mirror, np.abs(tissue.flow))
+    objects |= tissue.echo != without  # of the distractors only a vessel changes what the tissue scatters
+    parts = (objects, tissue.echo, tissue.mirror, np.abs(tissue.flow), np.ones_like(tissue.echo))
+    objects, echo, mirror, flow, seen = (
+        (probe.scan @ part.ravel().astype(np.float32)).reshape(size, size) for part in parts
     )
-    seen = (probe.scan @ np.ones(tissue.echo.size, np.float32)).reshape(size, size) > 0.5
-    levels = (echo < -25, (echo >= -25) & (echo < -6), echo > 4, mirror > 4, (flow > 0.2) & plan.doppler)
-    return np.stack([level & seen for level in levels])
+    inside = objects > 0.5
+    outline = inside & ~binary_erosion(inside, iterations=OUTLINE_PX)
+    levels = (echo < -25, (echo >= -25) & (echo < -6), echo > 4, mirror > 1, (flow > 0.2) & plan.doppler)
+    return np.stack([level & (seen > 0.5) for level in (inside, outline, *levels)])
 
 
 def _frames_of(case: Case, least_visible: float, size: int, clip_size: int) -> tuple[np.ndarray, ...]:

@@ -33,8 +33,27 @@ def test_a_cyst_is_a_mask_of_emptiness_where_it_lies():
     distance = np.hypot(points.x - lesion.centre[0], points.y - lesion.centre[1])
     ring = (distance < 0.5 * min(lesion.radii[:2])).astype(np.float32)
     inside = (probe_of("breast", 128).scan @ ring.ravel()).reshape(128, 128) > 0.9
-    assert inside.sum() > 20 and masks[0][inside].mean() > 0.95
-    assert not masks[1:4][:, inside].any(axis=0).mean() > 0.05  # empty is neither dark, bright nor reflecting
+    shown = dict(zip(pretraining_frames.KINDS, masks, strict=True))
+    assert inside.sum() > 20 and shown["empty"][inside].mean() > 0.95 and shown["object"][inside].mean() > 0.95
+    for kind in ("outline", "dark", "bright", "reflecting"):
+        assert shown[kind][inside].mean() < 0.05, kind
+    edge = pretraining_frames.OUTLINE_PX
+    around = shown["object"][edge:] & ~shown["object"][:-edge]  # the upper rim
+    assert around.sum() > 10 and shown["outline"][edge:][around].all()
+
+
+def test_a_vessel_that_no_report_names_is_an_object_too():
+    settings = PhantomSettings(size=128, normal=1.0, distractor_exams=1.0, sites=("liver",))
+    found = []
+    for seed in range(40):
+        case = draw_case(f"V-{seed}", seed, settings)
+        for place, plan in enumerate(case.frames):
+            objects = pretraining_frames.masks_of(case, place, 128)[0]
+            assert objects.any() == ("vessel" in plan.distractors)
+            found.append(objects.any())
+        if sum(found) > 5 and not all(found):
+            return
+    raise AssertionError("the seeds draw too few vessels")
 
 
 def test_windows_end_with_the_last_word_and_start_anywhere():

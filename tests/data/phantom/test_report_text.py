@@ -11,7 +11,7 @@ from random_cases import VOCABULARY, a_case
 from llava_ultra_ext.data.sources.phantom import words
 from llava_ultra_ext.data.sources.phantom.case import SITES, Case
 from llava_ultra_ext.data.sources.phantom.cases import PhantomSettings, draw_case
-from llava_ultra_ext.data.sources.phantom.report_text import diagnosis, findings
+from llava_ultra_ext.data.sources.phantom.report_text import caption, diagnosis, findings
 from llava_ultra_ext.data.sources.phantom.sites import SITE
 
 PATTERNS = {
@@ -54,6 +54,13 @@ KINDS = {
     "hyperplasia": "增生",
     "suspicious_nodule": "恶性",
     "suspicious_mass": "恶性",
+}
+CAPTIONED = {
+    "echo": PATTERNS["echo"],
+    "margin": {"smooth": "边缘光整", "spiculated": "边缘毛刺状"},
+    "texture": {"homogeneous": "，回声均匀", "heterogeneous": "，回声杂乱"},
+    "calcification": {"none": "未见钙化", "micro": "微钙化", "coarse": "粗大钙化"},
+    "posterior": {"none": "后方无明显改变", "enhancement": "后方增强", "shadow": "后方声影"},
 }
 OPENS = re.compile("[无低等高]回声(?:结节|区|团块|肿块|占位)")
 UNNAMED = ("血管", "管腔", "混响", "卡尺", "游标", "测量", "伪像", "标尺")
@@ -102,6 +109,25 @@ def test_drawn_exams_are_read_back_too_and_every_site_has_its_words() -> None:
     for seed in range(150):
         case = draw_case(f"e{seed}", seed, PhantomSettings(two_lesions=0.4))
         assert read_attributes(findings(case), case.site) == truth(case), (seed, findings(case))
+
+
+def test_a_caption_says_place_echo_and_detail_of_each_lesion_with_one_wording() -> None:
+    wordings: dict[Any, set[str]] = {}
+    for seed in range(300):
+        case = a_case(seed)
+        text = caption(case)
+        if not case.lesions:
+            assert text == f"{words.SITES[case.site]}未见病灶。"
+            continue
+        read = [
+            {name: only(part, values) for name, values in {**CAPTIONED, "place": PLACES[case.site]}.items()}
+            for part in text.split("；")
+        ]
+        assert read == [{name: getattr(lesion, name) for name in (*CAPTIONED, "place")} for lesion in case.lesions]
+        for part, lesion in zip(text.rstrip("。").split("；"), case.lesions, strict=True):
+            values = (case.site, lesion.place, *(getattr(lesion, name) for name in CAPTIONED))
+            wordings.setdefault(values, set()).add(part)
+    assert len(wordings) > 200 and all(len(said) == 1 for said in wordings.values())
 
 
 @pytest.mark.parametrize("name", list(VOCABULARY))

@@ -85,6 +85,8 @@ class Case:
         site: one of `SITES`.
         lesions: none in a normal exam.
         frames: in the order of the exam, 1 to 16.
+        plain: its texts have one wording a value, in one order.
+        detail: times the usual size of a lesion's spikes and micro-calcifications.
     """
 
     exam_id: str
@@ -92,6 +94,8 @@ class Case:
     site: str
     lesions: tuple[Lesion, ...]
     frames: tuple[FramePlan, ...]
+    plain: bool = False
+    detail: float = 1.0
 
     def shown(self, least: float) -> list[tuple[int, ...]]:
         """For each frame, the 0-based lesions that it shows by at least the share `least`."""

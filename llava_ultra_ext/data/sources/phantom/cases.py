@@ -50,8 +50,10 @@ class PhantomSettings:
             All, since texts state the flow.
         sites: what exams may be of.
         least_visible: share of its largest cross-section by which a frame shows a lesion.
-        lesion_scale: times the site's sizes of lesions.
+        lesion_scale: times the site's sizes of lesions. `detail_scale`: times that of their spikes and
+            micro-calcifications; for pictures or models that see less.
         shuffled: frames in random order, else as the sweep goes.
+        plain: texts with one wording a value, in one order; for language models that have read little.
         easy: large lesions that are not as bright as the organ, no edges. For tests that train for a minute.
     """
 
@@ -68,7 +70,9 @@ class PhantomSettings:
     sites: tuple[str, ...] = SITES
     least_visible: float = 0.5
     lesion_scale: float = 1.0
+    detail_scale: float = 1.0
     shuffled: bool = True
+    plain: bool = False
     easy: bool = False
 
     def check(self) -> None:
@@ -97,6 +101,8 @@ class PhantomSettings:
         unknown = [name for name in self.sites if name not in SITE]
         if unknown or not self.sites:
             raise ValueError(f"sites {list(self.sites)}: not all known. Choose some of {', '.join(SITE)}.")
+        if not 0.25 <= self.detail_scale <= 4.0:
+            raise ValueError(f"detail_scale {self.detail_scale}: must be 0.25 to 4 times the usual detail.")
         for name in self.sites:
             self._check_lesion(SITE[name])
 
@@ -126,7 +132,7 @@ def draw_case(exam_id: str, seed: int, settings: PhantomSettings) -> Case:
     if rng.random() >= settings.normal:
         lesions = _draw_lesions(rng, site, settings, doppler, count)
     frames = _draw_frames(rng, site, lesions, count, doppler, settings)
-    return Case(exam_id, seed, site.key, lesions, frames)
+    return Case(exam_id, seed, site.key, lesions, frames, settings.plain, settings.detail_scale)
 
 
 def _pick(rng: np.random.Generator, shares: Mapping[str, float]) -> str:

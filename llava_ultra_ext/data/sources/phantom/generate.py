@@ -44,6 +44,8 @@ _HELP = {
     "sites": "what exams may be of, with commas between",
     "least_visible": "share of its largest cross-section by which a valid frame shows a lesion",
     "lesion_scale": "times the site's sizes of lesions",
+    "detail_scale": "times the usual size of their spikes and micro-calcifications",
+    "plain": "texts with one wording a value, in one order",
     "shuffled": "frames in random order, else as the sweep goes",
     "easy": "large lesions that stand out, no edges",
 }
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         RuntimeError: a worker was killed; what is drawn is kept.
     """
     options = _parser().parse_args(argv)
-    settings = _settings(options)
+    settings = settings_of(options)
     counts = {"train": options.exams, "validate": options.validate, "test": options.held_out}
     _check(options, settings, counts)
     recorded = {**{f"exams_{split}": number for split, number in counts.items()}, "seed": options.seed}
@@ -108,13 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--validate", type=int, default=0, help="validation exams, besides (0)")
     parser.add_argument("--seed", type=int, default=0, help="of all exams (0)")
     parser.add_argument("--workers", type=int, default=2, help="processes; they change no byte (2)")
+    add_settings(parser)
+    return parser
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--frames`` and a flag for each other field of `PhantomSettings`."""
     lowest, highest = (getattr(PhantomSettings, name) for name in _OF_FRAMES)
     default = f"{lowest}-{highest}"
     parser.add_argument("--frames", default=default, metavar="K|A-B", help=f"frames an exam ({default})")
     for field in dataclasses.fields(PhantomSettings):
         if field.name not in _OF_FRAMES:
             _add_flag(parser, field)
-    return parser
 
 
 def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
@@ -132,7 +139,12 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) ->
         parser.add_argument(flag, type=kind, default=field.default, help=f"{text} ({field.default})")
 
 
-def _settings(options: argparse.Namespace) -> PhantomSettings:
+def settings_of(options: argparse.Namespace) -> PhantomSettings:
+    """What the flags of `add_settings` say.
+
+    Raises:
+        ValueError: ``--frames`` is no number or range; values are checked by `PhantomSettings.check`.
+    """
     given: dict[str, Any] = dict(zip(_OF_FRAMES, _frames(options.frames), strict=True))
     for field in dataclasses.fields(PhantomSettings):
         if field.name not in _OF_FRAMES:

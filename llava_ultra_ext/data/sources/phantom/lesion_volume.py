@@ -93,6 +93,15 @@ def _cut(lesion: Lesion, points: Points, rng: np.random.Generator, z: float, det
     return _Cut(at, dx, dy, reach, edge.astype(np.float32), rim.astype(np.float32), scale)
 
 
+def lesion_mask(lesion: Lesion, points: Points, rng: np.random.Generator, z: float, detail: float) -> NDArray[np.bool_]:
+    """Samples × lines: what `paint_lesion` with the same arguments fills."""
+    mask = np.zeros(points.x.shape, bool)
+    cut = _cut(lesion, points, rng, z, detail)
+    if cut is not None:
+        mask.ravel()[cut.at[cut.edge < 0]] = True
+    return mask
+
+
 def paint_lesion(
     tissue: Tissue,
     lesion: Lesion,

@@ -13,13 +13,17 @@ from llava_ultra_ext.data.sources.phantom import words
 from llava_ultra_ext.data.sources.phantom.case import Case
 from llava_ultra_ext.data.sources.phantom.drawing import frame_name
 from llava_ultra_ext.data.sources.phantom.questions import questions, rephrased
-from llava_ultra_ext.data.sources.phantom.report_text import findings
+from llava_ultra_ext.data.sources.phantom.report_text import caption, findings
 
 MIX = (3, 1, 2)
 """Stage 2's samples of an exam that ask for findings, for the diagnosis, and for anything else.
 
 Our choice: half findings, as they say most of the pictures; the other half are the short answers.
 """
+
+
+CAPTION = "请简单描述该超声图像。"
+"""What stage 1 asks; LLaVA's plain template leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,8 @@ def manifest(exams: Sequence[Drawn]) -> list[dict[str, Any]]:
 
 
 def stage1(exams: Sequence[Drawn]) -> list[dict[str, Any]]:
-    """Each training exam once: its pictures and its findings."""
-    made = []
-    for exam in exams:
-        if exam.split == "train":
-            first = questions(exam.case)[0]
-            made.append(_record(exam, first.key, first.text, first.answer))
-    return made
+    """Each training exam once: its pictures and a simple description."""
+    return [_record(exam, "caption", CAPTION, caption(exam.case)) for exam in exams if exam.split == "train"]
 
 
 def stage2(exams: Sequence[Drawn]) -> list[dict[str, Any]]:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from llava_ultra_ext.data.sources.phantom import background, words
 from llava_ultra_ext.data.sources.phantom.case import Case, Lesion
 
 _NUMBERS = ("一", "二", "三", "四", "五", "六")
 """So many lesions have a number word; an exam of more of them is numbered by figures only."""
+
+_CAPTIONED = {"margin": "边缘", "texture": "回声", "calcification": "", "posterior": "后方"}
+"""Attribute -> what stands before its value in a caption, in the caption's order."""
 
 
 def findings(case: Case) -> str:
@@ -23,7 +27,7 @@ def findings(case: Case) -> str:
     Returns:
         Sentences in Chinese, without line breaks: the organ, each lesion, the rest of the organ; or a normal organ.
     """
-    choice = random.Random(f"{case.seed}/findings")
+    choice = _choice(case, "findings")
     organ = choice.choice(background.ORGAN[case.site])
     if not case.lesions:
         return organ + _clear(case, choice)
@@ -35,9 +39,25 @@ def findings(case: Case) -> str:
     return before + described + behind
 
 
+def caption(case: Case) -> str:
+    """A simple description (paper, section 4.2, stage 1): one wording a value, nothing said twice.
+
+    Our choice: stage 1 trains a projector alone, and the freedom of a report's wording would be most of its loss.
+    """
+    if not case.lesions:
+        return f"{words.SITES[case.site]}未见病灶。"
+    said = []
+    for lesion in case.lesions:
+        parts = [words.PLACES[case.site][lesion.place][0] + words.ECHOES[lesion.echo] + words.NOUNS[case.site][0]]
+        for attribute, name in _CAPTIONED.items():
+            parts.append(name + words.answer(attribute, lesion, case.site))
+        said.append("，".join(parts))
+    return "；".join(said) + "。"
+
+
 def diagnosis(case: Case) -> str:
     """诊断: place and kind of each lesion in the order of the findings, or that there is none."""
-    choice = random.Random(f"{case.seed}/diagnosis")
+    choice = _choice(case, "diagnosis")
     if not case.lesions:
         return choice.choice(background.NORMAL_DIAGNOSES).format(site=words.SITES[case.site])
     said = [
@@ -47,6 +67,26 @@ def diagnosis(case: Case) -> str:
     if len(said) > 1 and choice.random() < 0.5:
         said = [f"{number}. {text}" for number, text in enumerate(said, start=1)]
     return "；".join(said) + "。"
+
+
+class _First(random.Random):
+    """Chooses the first of everything, and what is likely rather than what is not."""
+
+    def choice(self, seq: Any) -> Any:
+        return seq[0]
+
+    def randrange(self, start: int, stop: int | None = None, step: int = 1) -> int:
+        return 0 if stop is None else start
+
+    def random(self) -> float:
+        return 1.0
+
+    def shuffle(self, x: Any, *_: Any) -> None:
+        """Leaves the order."""
+
+
+def _choice(case: Case, text: str) -> random.Random:
+    return _First() if case.plain else random.Random(f"{case.seed}/{text}")
 
 
 def _clear(case: Case, choice: random.Random) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_ultra_ext.data.sources.phantom.case import Case
-from llava_ultra_ext.data.sources.phantom.lesion_volume import paint_lesion
+from llava_ultra_ext.data.sources.phantom.lesion_volume import lesion_mask, paint_lesion
 from llava_ultra_ext.data.sources.phantom.points import Array, Points, Tissue
 from llava_ultra_ext.data.sources.phantom.sites import SITE, SWEEP_MM, Landmark, Layer, Site
 
@@ -47,9 +47,26 @@ def sample(case: Case, frame: int, points: Points) -> Tissue:
         _paint_landmark(tissue, landmark, points, textures, rng, plan.z, side)
     if plan.site == case.site:
         for number, lesion in enumerate(case.lesions):
-            own = np.random.default_rng([case.seed, 4, number])
-            paint_lesion(tissue, lesion, points, textures, own, plan.z, site.detail)
+            paint_lesion(tissue, lesion, points, textures, _lesion_rng(case, number), plan.z, case.detail * site.detail)
     return tissue
+
+
+def lesions_cut(case: Case, frame: int, points: Points) -> NDArray[np.bool_]:
+    """Samples × lines: where the beams of one frame meet a lesion.
+
+    Args:
+        frame: 0-based.
+    """
+    plan, cut = case.frames[frame], np.zeros(points.x.shape, bool)
+    if plan.site == case.site:
+        detail = case.detail * SITE[plan.site].detail
+        for number, lesion in enumerate(case.lesions):
+            cut |= lesion_mask(lesion, points, _lesion_rng(case, number), plan.z, detail)
+    return cut
+
+
+def _lesion_rng(case: Case, number: int) -> np.random.Generator:
+    return np.random.default_rng([case.seed, 4, number])  # one lesion in all frames
 
 
 def _texture(planes: Array, random: NDArray[np.float64], z: float) -> Array:
