@@ -24,6 +24,7 @@ from typing import Any
 
 import plots
 import table
+from make import frame_tokens
 from processes import ROOT, StepFailed, python, stop_on_signals
 from rows import ALL, BEYOND, DEFAULTS, ROWS, SCALES, Scale
 from steps import read_json, run, same_settings, write_json
@@ -120,7 +121,7 @@ def collect(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
             found[name] = [read_json(path) for path in results]
     if not found:
         raise StepFailed("no row was finished")
-    content = {"about": about(setup.scale, args), "rows": table.summarise(found)}
+    content = {"about": about(setup.scale, args), "rows": table.summarise(found, frame_tokens(setup.scale.size))}
     folder = setup.out / "results"
     write_json(folder / "ablation.json", content["rows"])
     write_json(folder / "about.json", content["about"])

@@ -21,7 +21,7 @@ COLUMNS = {
     "diagnosis_em": "diagnosis",
     "fine": "fine detail",
     "specificity": "specificity",
-    "kept_frames": "frames into the LLM",
+    "frame_tokens": "frame tokens into the LLM",
     "train_seconds_a_sample": "train s/sample",
     "train_peak_mb": "peak MB",
 }
@@ -36,13 +36,19 @@ NOTES = (
 _PLAIN = ("name", "seed", "exams", "log")
 
 
-def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """A row for each name: `seeds`, and each figure as {mean, low, high}; low and high are None for a single seed."""
+def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]], frame_tokens: int) -> list[dict[str, Any]]:
+    """A row for each name: `seeds`, and each figure as {mean, low, high}; low and high are None for a single seed.
+
+    Args:
+        found: name -> results of `Trainings.row`.
+        frame_tokens: of one frame.
+    """
     rows = []
     for name, results in found.items():
         row: dict[str, Any] = {"name": name, "title": ALL[name].title, "group": ALL[name].group, "seeds": len(results)}
         for key in (key for key in results[0] if key not in _PLAIN and all(key in result for result in results)):
             row[key] = interval([float(result[key]) for result in results])
+        row["frame_tokens"] = interval([frame_tokens * result["kept_frames"] for result in results])
         for key in sorted({key for result in results for key in result["log"]}):
             row[f"log_{key}"] = interval([result["log"][key] for result in results if key in result["log"]])
         rows.append(row)
@@ -81,8 +87,8 @@ def terminal(content: Mapping[str, Any]) -> list[str]:
 
 def _cell(row: Mapping[str, Any], key: str) -> str:
     found = row[key]
-    digits = 3 if key == "train_seconds_a_sample" else 0 if key == "train_peak_mb" else 1
+    digits = 3 if key == "train_seconds_a_sample" else 0 if key in ("train_peak_mb", "frame_tokens") else 1
     text = f"{found['mean']:.{digits}f}"
-    if found["low"] is None or key in ("train_seconds_a_sample", "train_peak_mb", "kept_frames"):
+    if found["low"] is None or key in ("train_seconds_a_sample", "train_peak_mb", "frame_tokens"):
         return text
     return f"{text} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"

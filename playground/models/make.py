@@ -90,6 +90,11 @@ def _keep(made: dict[str, Any], out: Path, name: str, result: dict[str, Any], st
     print(f"{name}: {made['models'][name]}", flush=True)
 
 
+def frame_tokens(size: int) -> int:
+    """Tokens of a frame whose side is `size` pixels: CLIP's grid."""
+    return (size // CLIP_SHARE // CLIP["patch_size"]) ** 2
+
+
 def _made(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """What is there already.
 
@@ -135,7 +140,7 @@ def _read(
     start = time.monotonic()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    tokens = (args.size // CLIP_SHARE // CLIP["patch_size"]) ** 2
+    tokens = frame_tokens(args.size)
     shown = [(caption(case), caption(dataclasses.replace(case, lesions=()))) for case in cases]
     course = reading.Course(args.llama_steps, 12, learning_rate=2e-3, frame_tokens=tokens, stand_in=reading.keywords)
     first, last = reading.teach(folder, [texts[case.exam_id] for case in cases], course, shown=shown)

@@ -97,7 +97,9 @@ def test_intervals_are_students_t_over_seeds():
 
 def test_a_row_of_the_table_has_the_contracts_keys():
     result = {"name": "best", "seed": 0, "exams": [], "log": {"alpha": 0.5}, "frame_choice": 90.0, "f1": 80.0}
-    (row,) = table.summarise({"best": [result, {**result, "seed": 1, "frame_choice": 94.0}]})
+    result["kept_frames"] = 1.5
+    (row,) = table.summarise({"best": [result, {**result, "seed": 1, "frame_choice": 94.0}]}, frame_tokens=36)
+    assert row["frame_tokens"] == {"mean": 54.0, "low": 54.0, "high": 54.0}
     assert (row["name"], row["seeds"], row["f1"]["mean"], row["log_alpha"]["mean"]) == ("best", 2, 80.0, 0.5)
     # s = sqrt(8), t(0.975, 1) = 12.7062: half 12.7062 * 2 = 25.4124.
     assert row["frame_choice"] == {"mean": 92.0, "low": 66.5876, "high": 117.4124}
