@@ -111,12 +111,6 @@ class UltraModelArguments:
                 "--sam_trainable neck with --sam_select_feature last_hidden: that feature does not pass the neck. "
                 "Use --sam_select_feature neck, or --sam_trainable none."
             )
-        projector_type = getattr(self, "mm_projector_type", "linear")  # LLaVA's
-        if self.mm_fusion_alpha == "concat" and projector_type != "linear":
-            raise ValueError(
-                f"--mm_fusion_alpha concat with --mm_projector_type {projector_type}: channels are concatenated in "
-                "front of a linear projection only. Use --mm_projector_type linear, or scalar or channel."
-            )
         self._check_numbers()
 
     def _check_question(self) -> None:

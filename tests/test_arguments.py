@@ -62,16 +62,6 @@ def test_a_bad_model_flag_says_what_is_allowed(flags: dict, message: str) -> Non
     assert message in str(error.value)
 
 
-def test_concat_needs_a_linear_projector() -> None:
-    @dataclasses.dataclass
-    class WithLlavas(UltraModelArguments):
-        mm_projector_type: str = "linear"
-
-    WithLlavas(mm_fusion_alpha="concat")
-    with pytest.raises(ValueError, match="--mm_fusion_alpha concat with --mm_projector_type mlp2x_gelu"):
-        WithLlavas(mm_fusion_alpha="concat", mm_projector_type="mlp2x_gelu")
-
-
 @pytest.mark.parametrize("count", [0, -3])
 def test_max_frames_below_one(count: int) -> None:
     with pytest.raises(ValueError, match=rf"--max_frames {count}: an exam keeps at least one frame. Give 1 or more"):

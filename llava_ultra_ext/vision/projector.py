@@ -55,7 +55,7 @@ class Fusion(nn.Module):
         encoders: how many projections are mixed.
         hidden_size: D.
         mode: ``scalar`` (one weight an encoder, the paper), ``channel`` (one for each of the D channels) or ``concat``
-            (no weight: with linear projections the plain sum is one projection of the concatenated channels, which is
+            (no weight: the plain sum of linear projections is one projection of the concatenated channels, which is
             what other two-encoder models learn; for comparison).
 
     Raises:
@@ -125,8 +125,7 @@ class UltraProjector(nn.Module):
         merge: brings the neck's (N, C'', g, g) to the reference grid, (N, T, C). Needed with ``neck`` only.
 
     Raises:
-        ValueError: without encoders, for a neck without ``merge`` or without a ``sam`` encoder, or for ``concat`` with
-            another projection than a linear one.
+        ValueError: without encoders, for a neck without ``merge`` or without a ``sam`` encoder.
     """
 
     def __init__(
@@ -149,14 +148,14 @@ class UltraProjector(nn.Module):
                 f"A trainable neck needs a merge function and a {NECK_OWNER!r} encoder; got merge={merge}, "
                 f"encoders {list(widths)}. Give both, or keep the neck frozen in the tower."
             )
-        if alpha_mode == "concat" and projector_type != "linear":
-            raise ValueError(
-                f"--mm_fusion_alpha concat with --mm_projector_type {projector_type}: the channels can be concatenated "
-                "in front of a linear projection only. Use linear, or scalar or channel."
-            )
+        # An MLP on concatenated channels: its first layer is a sum of linear ones, the rest of it comes behind the sum.
+        own = "linear" if alpha_mode == "concat" else projector_type
         self.projections = nn.ModuleDict(
-            {kind: build_projection(width, hidden_size, projector_type) for kind, width in widths.items()}
+            {kind: build_projection(width, hidden_size, own) for kind, width in widths.items()}
         )
+        whole = build_projection(1, hidden_size, projector_type)
+        rest = list(whole)[1:] if alpha_mode == "concat" and isinstance(whole, nn.Sequential) else []
+        self.behind = nn.Sequential(*rest)
         self.fusion = Fusion(len(widths), hidden_size, alpha_mode)
         self.sampler = sampler
         self.tokens = tokens
@@ -197,4 +196,4 @@ class UltraProjector(nn.Module):
                     "use the image size and token merge that it was trained with."
                 )
             projected.append(projection(tokens))
-        return self.fusion(*projected)
+        return self.behind(self.fusion(*projected))

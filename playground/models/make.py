@@ -46,9 +46,9 @@ CLIP = {"patch_size": 8, "hidden": 128, "layers": 4, "heads": 4, "positions": 48
 SAM = {"hidden": 96, "layers": 4, "window": 6, "global_attn": (1, 3), "out_channels": 64}
 LLAMA = {"hidden": 128, "layers": 4, "heads": 4, "max_positions": 1536}
 
-CAPTIONS_READ = 3
-"""Of the LLaMA's texts of an exam: copies of its caption, as stage 1 has it. The rest are those of stage 2 in the chat
-template; findings also without it, as the teacher reads them."""
+ALONE = 3
+"""How often the LLaMA reads an exam's caption, as stage 1 has it, and its findings, as the teacher reads them, with no
+chat around them; beside each of the exam's questions in the chat template."""
 
 IMAGE_LINE = "<image>\n"
 
@@ -113,15 +113,15 @@ def _made(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _texts(cases: Sequence[Case], args: argparse.Namespace) -> dict[str, list[reading.Sample]]:
-    """What the LLaMA reads of each exam."""
+    """What the LLaMA reads of each exam: every question that can be asked of it, so that it tells them apart."""
     drawn = [Drawn(case, "train", case.valid_frames(args.least_visible)) for case in cases]
     samples: dict[str, list[reading.Sample]] = {}
     for record in records.stage1(drawn):
-        samples[record["exam_id"]] = [(1, record)] * CAPTIONS_READ
-    for record in records.stage2(drawn):
+        samples[record["exam_id"]] = [(1, record)] * ALONE
+    for record in records.manifest(drawn):
         samples[record["exam_id"]].append((2, record))
-        if record["conversations"][1]["value"] == record["findings"]:
-            samples[record["exam_id"]].append((1, record))
+        if record["content_type"] == "findings":
+            samples[record["exam_id"]] += [(1, record)] * ALONE
     return samples
 
 

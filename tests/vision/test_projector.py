@@ -89,6 +89,17 @@ def test_concat_is_one_projection_of_the_concatenated_channels() -> None:
     assert not any("logits" in name for name in projector.state_dict())
 
 
+def test_concat_with_an_mlp_is_the_mlp_of_the_concatenated_channels() -> None:
+    projector, x = make(alpha_mode="concat", projector_type="mlp2x_gelu"), features()
+    clip, sam = projector.projections["clip"], projector.projections["sam"]
+    mlp = build_projection(clip.in_features + sam.in_features, D, "mlp2x_gelu")
+    mlp[0].weight.data = torch.cat([clip.weight, sam.weight], dim=1)
+    mlp[0].bias.data = clip.bias + sam.bias
+    mlp[2].load_state_dict(projector.behind[1].state_dict())
+    torch.testing.assert_close(projector(x), mlp(torch.cat([x["clip"], x["sam"]], dim=-1)))
+    assert len(make(alpha_mode="scalar", projector_type="mlp2x_gelu").behind) == 0
+
+
 def test_one_encoder_is_a_plain_projection() -> None:
     projector, x = make({"clip": 5}), features({"clip": 5})
     torch.testing.assert_close(projector(x), linear(projector.projections["clip"], x["clip"]), rtol=0, atol=1e-6)
@@ -194,7 +205,6 @@ def test_neck_features_pass_neck_then_merge_then_projection() -> None:
         ({"projector_type": "mlp_gelu"}, "mlpNx_gelu"),
         ({"projector_type": "mlp0x_gelu"}, "mlpNx_gelu"),
         ({"alpha_mode": "token"}, "scalar, channel, concat"),
-        ({"alpha_mode": "concat", "projector_type": "mlp2x_gelu"}, "mm_projector_type mlp2x_gelu"),
         ({"widths": {}}, "at least one encoder"),
         ({"neck": nn.Identity()}, "merge"),
         ({"widths": {"clip": 5}, "neck": nn.Identity(), "merge": nn.Identity()}, "sam"),
