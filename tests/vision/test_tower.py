@@ -145,6 +145,22 @@ def test_chunks_do_not_change_the_features(sources, size):
     assert sum(seen) == 14 and max(seen) == min(size, 7)
 
 
+def test_equal_frames_of_a_batch_are_encoded_once(sources):
+    tower = tower_of(sources, encoder_batch_size=8)
+    three = pixels_of(tower, 3)
+    mirrored = three[1].flip(-1)  # the same sum as frame 1, another picture
+    frames = (*three, mirrored)
+    alone = [tower(frame[None]) for frame in frames]
+    seen = []
+    for encoder in tower._encoders.values():
+        encoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    order = [2, 0, 2, 1, 3, 0, 1]
+    for kind, found in tower(torch.stack(frames)[order]).items():
+        want = torch.stack([alone[number][kind][0] for number in order])
+        torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)
+    assert seen == [4, 4]
+
+
 def test_pixels_may_come_in_the_types_llava_casts_to(sources):
     tower = tower_of(sources)
     pixels = pixels_of(tower)
