@@ -7,6 +7,7 @@ follows from the words is thus learnt here; what they look like is left to the p
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +22,8 @@ from llava_ultra_ext.conversation import SYSTEM
 
 OTHER_SHARE = 0.3
 """Of `whole_words`, at most: a frame says more than its text does."""
-TOLD_SHARE = (0.05, 0.35)
-"""Of `keywords`: share of the places that hold the exam's own words, least and most: a lesion fills a few of a frame's
+TOLD_SHARE = (0.12, 0.5)
+"""Of `keywords`: share of the places that hold the exam's own words, least and most: a lesion fills some of a frame's
 tokens."""
 MIXED = 4
 """Of `keywords`: words that share a place, at most: a projector gives mixtures."""
@@ -139,13 +140,14 @@ def whole_words(own: Sequence[int], other: Sequence[int], count: int, draw: rand
 
 
 def keywords(own: Sequence[int], background: Sequence[int], count: int, draw: random.Random) -> Places:
-    """`count` places, in a few of them words of what the exam shows, in the others words of a normal one, in any order.
+    """`count` places, in some of them words of what the exam shows, in the others words of a normal one, in any order.
 
-    Nearer to a frame than `whole_words`: what is seen takes little room, and beside it nothing contradicts it.
+    Nearer to a frame than `whole_words`: what is seen takes little room, and beside it nothing contradicts it. Each
+    word has its turn before one comes again: where half of them were missing by chance, reading was not learnt.
     """
-    told = max(1, round(count * draw.uniform(*TOLD_SHARE)))
-    places = [draw.choices(own, k=draw.randint(1, MIXED)) for _ in range(told)]
-    places += [draw.choices(background, k=draw.randint(1, MIXED)) for _ in range(count - told)]
+    told, turn = max(2, round(count * draw.uniform(*TOLD_SHARE))), itertools.cycle(draw.sample(own, len(own)))
+    places = [[next(turn) for _ in range(draw.randint(1, MIXED))] for _ in range(told)]
+    places += [draw.choices(background, k=draw.randint(1, MIXED // 2)) for _ in range(count - told)]
     draw.shuffle(places)
     return places
 

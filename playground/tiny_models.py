@@ -200,11 +200,12 @@ def make_llama(
     legacy: bool = True,
     max_positions: int = 1024,
     seed: int = 0,
+    longest: int = 16,
 ) -> Path:
-    """Writes a `LlamaForCausalLM` folder with its own tokenizer."""
+    """Writes a `LlamaForCausalLM` folder with its own tokenizer, whose pieces have at most `longest` characters."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    make_tokenizer(folder, corpus, legacy=legacy)
+    make_tokenizer(folder, corpus, legacy=legacy, longest=longest)
     config = LlamaConfig(**_decoder_settings(folder, hidden, layers, heads, max_positions), num_key_value_heads=heads)
     return _add_decoder(folder, _seeded(lambda: LlamaForCausalLM(config), seed))
 

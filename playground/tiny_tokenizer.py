@@ -30,7 +30,11 @@ _SPECIAL_PIECES = 3 + 256  # <unk>, <s>, </s> and one piece for each byte
 
 
 def make_tokenizer(
-    folder: str | Path, corpus: Iterable[str] = CORPUS, vocab_size: int | None = None, legacy: bool = True
+    folder: str | Path,
+    corpus: Iterable[str] = CORPUS,
+    vocab_size: int | None = None,
+    legacy: bool = True,
+    longest: int = 16,
 ) -> Path:
     """Trains a sentencepiece BPE with byte fallback on `corpus` and writes it as a slow LLaMA tokenizer.
 
@@ -39,6 +43,7 @@ def make_tokenizer(
         corpus: Text; each of its characters gets a piece of its own at least.
         vocab_size: Number of pieces, specials included. None: the characters and up to 200 merges.
         legacy: The `legacy` flag of `LlamaTokenizer` (how text after a special token is split).
+        longest: Characters of a piece, at most.
 
     Raises:
         ValueError: `vocab_size` cannot hold the corpus's characters, or the corpus is empty.
@@ -47,7 +52,8 @@ def make_tokenizer(
 
     with fresh_folder(folder) as target:
         model = target / "tokenizer.model"
-        model.write_bytes(_train_sentencepiece([line for text in corpus for line in text.splitlines()], vocab_size))
+        lines = [line for text in corpus for line in text.splitlines()]
+        model.write_bytes(_train_sentencepiece(lines, vocab_size, longest))
         LlamaTokenizer(str(model), legacy=legacy, add_bos_token=True).save_pretrained(target)
     return Path(folder)
 
@@ -75,7 +81,7 @@ def _texts_of(node: Any) -> list[str]:
     return []
 
 
-def _train_sentencepiece(lines: list[str], vocab_size: int | None) -> bytes:
+def _train_sentencepiece(lines: list[str], vocab_size: int | None, longest: int) -> bytes:
     import sentencepiece
 
     lines = [line for line in lines if line.strip()]
@@ -91,6 +97,7 @@ def _train_sentencepiece(lines: list[str], vocab_size: int | None) -> bytes:
         model_writer=writer,
         model_type="bpe",
         vocab_size=vocab_size or smallest + 200,
+        max_sentencepiece_length=longest,
         hard_vocab_limit=False,
         character_coverage=1.0,
         byte_fallback=True,

@@ -145,7 +145,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(24, 30, 24, 4, 4, 4, 2, 2, batch=4, frames=(2, 4)),
-    "quick": Scale(800, 60, 1000, 100, 700, 900, 300, 60),
-    "full": Scale(2000, 150, 2000, 300, 1500, 1500, 700, 150),
+    "quick": Scale(800, 50, 1000, 80, 600, 800, 250, 80),
+    "full": Scale(2000, 150, 2000, 200, 1500, 2500, 700, 300),
 }
 """smoke: for the tests; it shows that every step runs, its numbers mean nothing."""

@@ -44,7 +44,9 @@ CLIP_SHARE = 4
 
 CLIP = {"patch_size": 8, "hidden": 128, "layers": 4, "heads": 4, "positions": 48}
 SAM = {"hidden": 96, "layers": 4, "window": 6, "global_attn": (1, 3), "out_channels": 64}
-LLAMA = {"hidden": 128, "layers": 4, "heads": 4, "max_positions": 1536}
+LLAMA = {"hidden": 128, "layers": 4, "heads": 4, "max_positions": 1536, "longest": 3}
+"""Words of at most 3 characters: 低回声 is one. Longer ones would be whole phrases of so few texts, and what an answer
+has in common with the findings would be lost on a small model."""
 
 ALONE = 3
 """How often the LLaMA reads an exam's caption, as stage 1 has it, and its findings, as the teacher reads them, with no
@@ -142,7 +144,7 @@ def _read(
     torch.manual_seed(0)
     tokens = frame_tokens(args.size)
     shown = [(caption(case), caption(dataclasses.replace(case, lesions=()))) for case in cases]
-    course = reading.Course(args.llama_steps, 12, learning_rate=2e-3, frame_tokens=tokens, stand_in=reading.keywords)
+    course = reading.Course(args.llama_steps, 12, learning_rate=3e-3, frame_tokens=tokens, stand_in=reading.keywords)
     first, last = reading.teach(folder, [texts[case.exam_id] for case in cases], course, shown=shown)
     seconds = round(time.monotonic() - start)
     return {"loss_first": round(first, 3), "loss_last": round(last, 3), "seconds": seconds}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +12,7 @@ from transformers import CLIPModel, LlamaTokenizer, SamModel
 
 import make
 import pretraining_frames
+import reading
 import tiny_models
 import train_clip
 import train_sam
@@ -54,6 +57,26 @@ def test_a_vessel_that_no_report_names_is_an_object_too():
         if sum(found) > 5 and not all(found):
             return
     raise AssertionError("the seeds draw too few vessels")
+
+
+def test_keywords_tell_every_word_of_an_exam_in_a_few_places():
+    own, background = list(range(10, 24)), [1, 2]
+    for seed in range(50):
+        places = reading.keywords(own, background, 36, random.Random(seed))
+        told = [words for words in places if set(words) & set(own)]
+        assert len(places) == 36 and 4 <= len(told) <= 18  # 0.12 to 0.5 of 36
+        assert all(set(words) <= set(own) for words in told) and max(map(len, places)) <= 4
+        counts = Counter(word for words in told for word in words)
+        if sum(counts.values()) >= len(own):
+            assert set(counts) == set(own) and max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_words_of_a_lesion_are_those_that_a_normal_caption_does_not_have(tiny_llama):
+    tokenizer = LlamaTokenizer.from_pretrained(tiny_llama, legacy=True)
+    shown = [("甲状腺低回声结节。", "甲状腺未见病灶。"), ("肝脏未见病灶。", "肝脏未见病灶。")]
+    own, background = reading._words([[], []], shown, tokenizer)
+    assert tokenizer.decode(own[0]).startswith("低回声") and "甲状腺" not in tokenizer.decode(own[0])
+    assert own[1] == background[1] and tokenizer.decode(background[0]).strip() == "甲状腺未见病灶。"
 
 
 def test_windows_end_with_the_last_word_and_start_anywhere():
