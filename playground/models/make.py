@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -48,9 +49,9 @@ LLAMA = {"hidden": 128, "layers": 4, "heads": 4, "max_positions": 1536, "longest
 """Words of at most 3 characters: 低回声 is one. Longer ones would be whole phrases of so few texts, and what an answer
 has in common with the findings would be lost on a small model."""
 
-ALONE = 3
+ALONE, CHATS = 2, 4
 """How often the LLaMA reads an exam's caption, as stage 1 has it, and its findings, as the teacher reads them, with no
-chat around them; beside each of the exam's questions in the chat template."""
+chat around them; and how many orders of the exam's questions."""
 
 IMAGE_LINE = "<image>\n"
 
@@ -115,16 +116,27 @@ def _made(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _texts(cases: Sequence[Case], args: argparse.Namespace) -> dict[str, list[reading.Sample]]:
-    """What the LLaMA reads of each exam: every question that can be asked of it, so that it tells them apart."""
+    """What the LLaMA reads of each exam: caption and findings alone, and chats about all that can be asked of it."""
     drawn = [Drawn(case, "train", case.valid_frames(args.least_visible)) for case in cases]
     samples: dict[str, list[reading.Sample]] = {}
+    asked: dict[str, list[dict[str, Any]]] = {}
     for record in records.stage1(drawn):
         samples[record["exam_id"]] = [(1, record)] * ALONE
     for record in records.manifest(drawn):
-        samples[record["exam_id"]].append((2, record))
         if record["content_type"] == "findings":
-            samples[record["exam_id"]] += [(1, record)] * ALONE
+            samples[record["exam_id"]] += [(1, record)] * ALONE + [(2, record)]
+        else:
+            asked.setdefault(record["exam_id"], []).append(record)
+    for exam, questions in asked.items():
+        order = random.Random(exam)
+        samples[exam] += [(2, _chat(order.sample(questions, len(questions)))) for _ in range(CHATS)]
     return samples
+
+
+def _chat(asked: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One conversation of several records' questions: a text of many answers teaches more than many texts of one."""
+    turns = [turn for record in asked for turn in record["conversations"]]
+    return {**asked[0], "conversations": [{**turn, "value": turn["value"].replace(IMAGE_LINE, "")} for turn in turns]}
 
 
 def _turns(samples: Sequence[reading.Sample]) -> list[dict[str, Any]]:
