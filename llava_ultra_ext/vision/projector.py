@@ -149,12 +149,13 @@ class UltraProjector(nn.Module):
                 f"encoders {list(widths)}. Give both, or keep the neck frozen in the tower."
             )
         # An MLP on concatenated channels: its first layer is a sum of linear ones, the rest of it comes behind the sum.
-        own = "linear" if alpha_mode == "concat" else projector_type
+        concat = alpha_mode == "concat"
+        own = "linear" if concat else projector_type
         self.projections = nn.ModuleDict(
             {kind: build_projection(width, hidden_size, own) for kind, width in widths.items()}
         )
-        whole = build_projection(1, hidden_size, projector_type)
-        rest = list(whole)[1:] if alpha_mode == "concat" and isinstance(whole, nn.Sequential) else []
+        whole = build_projection(1, hidden_size, projector_type) if concat else None
+        rest = list(whole)[1:] if isinstance(whole, nn.Sequential) else []
         self.behind = nn.Sequential(*rest)
         self.fusion = Fusion(len(widths), hidden_size, alpha_mode)
         self.sampler = sampler

@@ -16,7 +16,7 @@ import multiprocessing
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -74,21 +74,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         if texts:
             said = [turn["value"].replace(IMAGE_LINE, "") for own in texts.values() for turn in _turns(own)]
             tiny_models.make_llama(out / "llama", [*CORPUS, SYSTEM, *dict.fromkeys(said)], **LLAMA)
-        reads = beside.submit(_read, out / "llama", cases, texts, args, share) if texts else None
+        reads = beside.submit(_timed, _read, out / "llama", cases, texts, args, share) if texts else None
         if {"sam", "clip"} & {*missing}:
             frames = draw_frames(cases, phantom.least_visible, args.size, args.size // CLIP_SHARE, args.workers)
             for name in ("sam", "clip"):
                 if name in missing:
-                    start = time.monotonic()
-                    torch.manual_seed(0)
-                    _keep(made, out, name, _vision(name, out, frames, args), start)
+                    _keep(made, out, name, _timed(_vision, name, out, frames, args))
         if reads is not None:
             _keep(made, out, "llama", reads.result())
     return 0
 
 
-def _keep(made: dict[str, Any], out: Path, name: str, result: dict[str, Any], start: float | None = None) -> None:
-    made["models"][name] = result if start is None else {**result, "seconds": round(time.monotonic() - start)}
+def _timed(train: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
+    """What a seeded training says, and its seconds."""
+    start = time.monotonic()
+    torch.manual_seed(0)
+    return {**train(*given), "seconds": round(time.monotonic() - start)}
+
+
+def _keep(made: dict[str, Any], out: Path, name: str, result: dict[str, Any]) -> None:
+    made["models"][name] = result
     write_whole(out / "made.json", json.dumps(made, indent=1) + "\n")
     print(f"{name}: {made['models'][name]}", flush=True)
 
@@ -135,8 +140,7 @@ def _texts(cases: Sequence[Case], args: argparse.Namespace) -> dict[str, list[re
 
 def _chat(asked: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One conversation of several records' questions: a text of many answers teaches more than many texts of one."""
-    turns = [turn for record in asked for turn in record["conversations"]]
-    return {**asked[0], "conversations": [{**turn, "value": turn["value"].replace(IMAGE_LINE, "")} for turn in turns]}
+    return {**asked[0], "conversations": [turn for record in asked for turn in record["conversations"]]}
 
 
 def _turns(samples: Sequence[reading.Sample]) -> list[dict[str, Any]]:
@@ -151,15 +155,12 @@ def _read(
     threads: int,
 ) -> dict[str, Any]:
     """Trains the LLaMA in `folder`."""
-    start = time.monotonic()
     torch.set_num_threads(threads)
-    torch.manual_seed(0)
     tokens = frame_tokens(args.size)
     shown = [(caption(case), caption(dataclasses.replace(case, lesions=()))) for case in cases]
     course = reading.Course(args.llama_steps, 12, learning_rate=3e-3, frame_tokens=tokens, stand_in=reading.keywords)
     first, last = reading.teach(folder, [texts[case.exam_id] for case in cases], course, shown=shown)
-    seconds = round(time.monotonic() - start)
-    return {"loss_first": round(first, 3), "loss_last": round(last, 3), "seconds": seconds}
+    return {"loss_first": round(first, 3), "loss_last": round(last, 3)}
 
 
 def _vision(name: str, out: Path, frames: Pretraining, args: argparse.Namespace) -> dict[str, Any]:
