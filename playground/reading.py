@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ TOLD_SHARE = (0.12, 0.5)
 tokens."""
 MIXED = 4
 """Of `keywords`: words that share a place, at most: a projector gives mixtures."""
+
+SORTED = 6
+"""Batches that are drawn at once and sorted by length."""
 
 Row = tuple[list[int], list[int]]
 Places = list[list[int]]
@@ -86,14 +89,9 @@ def teach(
         optimizer, course.learning_rate, total_steps=course.steps, pct_start=0.1
     )
     draw, losses = random.Random(seed), []
+    batches = _batches(exams, (own, background), course, tokenizer, draw)
     for _ in tqdm(range(course.steps), desc="LLaMA reads", unit="step", mininterval=5):
-        rows: list[Row] = []
-        frames: list[Places] = []
-        for _ in range(course.batch):
-            number = draw.randrange(len(exams))
-            beside = background[number] if background else draw.choice(own)
-            frames.append(course.stand_in(own[number], beside, course.frame_tokens, draw))
-            rows.append(row(*draw.choice(exams[number]), [PLACE] * course.frame_tokens, tokenizer))
+        rows, frames = zip(*next(batches), strict=True)
         loss = model(**_with_frames(_padded(rows), frames, model.get_input_embeddings())).loss
         optimizer.zero_grad()
         loss.backward()
@@ -104,6 +102,28 @@ def teach(
     model.save_pretrained(folder)
     tenth = max(1, course.steps // 10)
     return losses[0], sum(losses[-tenth:]) / tenth
+
+
+def _batches(
+    exams: Sequence[Sequence[Sample]],
+    words: tuple[list[list[int]], list[list[int]]],
+    course: Course,
+    tokenizer: Any,
+    draw: random.Random,
+) -> Iterator[list[tuple[Row, Places]]]:
+    """Without end, batches of texts of about one length: beside a long chat a caption would be mostly padding."""
+    own, background = words
+    while True:
+        drawn: list[tuple[Row, Places]] = []
+        for _ in range(SORTED * course.batch):
+            number = draw.randrange(len(exams))
+            beside = background[number] if background else draw.choice(own)
+            frame = course.stand_in(own[number], beside, course.frame_tokens, draw)
+            drawn.append((row(*draw.choice(exams[number]), [PLACE] * course.frame_tokens, tokenizer), frame))
+        drawn.sort(key=lambda text: len(text[0][0]))
+        batches = [drawn[start : start + course.batch] for start in range(0, len(drawn), course.batch)]
+        draw.shuffle(batches)
+        yield from batches
 
 
 def row(stage: int, sample: dict[str, Any], frame: list[int], tokenizer: Any) -> Row:

@@ -24,6 +24,7 @@ from typing import Any
 
 import plots
 import table
+from exam_data import PAIRS
 from make import frame_tokens
 from processes import ROOT, StepFailed, python, stop_on_signals
 from rows import ALL, BEYOND, DEFAULTS, ROWS, SCALES, Scale
@@ -31,6 +32,8 @@ from steps import read_json, run, same_settings, write_json
 from trainings import Setup, Trainings
 
 OUT = ROOT / "playground" / "out" / "ablation"
+PAIRS_SEED = 100_000
+"""Of the exams of one frame: far from the others' seeds and from those that the models read."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,12 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare(setup: Setup, jobs: int) -> None:
     """Phantom exams, their question versions, and the foundation models."""
     scale = setup.scale
-    lowest, highest = scale.frames
-    phantom = python("-m", "llava_ultra_ext.cli", "phantom", "--out", setup.phantom, "--exams", scale.exams)
-    phantom += ["--held-out", str(scale.held_out), "--size", str(scale.size), "--frames", f"{lowest}-{highest}"]
     given = [part for name, value in scale.phantom.items() for part in (f"--{name}", value) if part]
-    phantom += [*given, "--workers", str(jobs)]
-    _part("phantom exams", phantom, setup.out / "phantom.log", setup.phantom / "exams.json")
+    given += ["--size", str(scale.size)]
+    phantom = python("-m", "llava_ultra_ext.cli", "phantom", *given, "--workers", str(jobs))
+    several = ["--exams", str(scale.exams), "--held-out", str(scale.held_out), "--out", str(setup.phantom)]
+    single = ["--exams", str(scale.pairs), "--held-out", "0", "--out", str(setup.phantom / PAIRS), "--frames", "1"]
+    lowest, highest = scale.frames
+    several += ["--frames", f"{lowest}-{highest}"]
+    _part("phantom exams", [*phantom, *several], setup.out / "phantom.log", setup.phantom / "exams.json")
+    made = setup.phantom / PAIRS / "exams.json"
+    _part("exams of one frame", [*phantom, *single, "--seed", str(PAIRS_SEED)], setup.out / "pairs.log", made)
     held_out = setup.phantom / "held_out.json"
     if not held_out.exists():
         write_json(
@@ -80,7 +87,7 @@ def prepare(setup: Setup, jobs: int) -> None:
         command += ["--out", str(setup.data / name), "--site-cue", "both"]
         _part(f"{name} questions", command, setup.out / f"{name}.log", setup.data / name / "import.json")
     models = python(ROOT / "playground" / "models" / "make.py", "--out", setup.models, "--exams", scale.reading_exams)
-    models += ["--size", str(scale.size), "--clip-steps", str(scale.clip_steps), "--sam-steps", str(scale.sam_steps)]
+    models += ["--clip-steps", str(scale.clip_steps), "--sam-steps", str(scale.sam_steps)]
     models += ["--llama-steps", str(scale.llama_steps), "--threads", str(jobs), "--workers", str(jobs), *given]
     _part("small CLIP, SAM, LLaMA", models, setup.out / "models.log", None)
 

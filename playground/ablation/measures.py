@@ -23,7 +23,9 @@ LEAST_VISIBLE = PhantomSettings().least_visible
 """From this share of a lesion on a frame shows it."""
 
 
-def figures(answers: Path, gold: Path, scores: Path, truth: Path) -> dict[str, float]:
+def figures(
+    answers: Path, gold: Path, scores: Path, truth: Path, exams: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
     """Figures in 0 to 100, and counts.
 
     Args:
@@ -31,6 +33,7 @@ def figures(answers: Path, gold: Path, scores: Path, truth: Path) -> dict[str, f
         gold: what was asked.
         scores: of `llava-ultra score --json`.
         truth: `truth.jsonl` of the phantom exams.
+        exams: of `exam_choices`.
 
     Returns:
         frame_choice: share of lesion exams of several frames whose chosen frames hold a valid one (of models without
@@ -42,7 +45,6 @@ def figures(answers: Path, gold: Path, scores: Path, truth: Path) -> dict[str, f
     model = read_json(scores)["models"][0]
     strict = model["metrics"]["strict"][TOKENIZER]
     by_content = model["subsets"]["content_type"]
-    exams = exam_choices(answers, gold)
     found = {key: strict[key] for key in ("em", "f1", "bleu")}
     found["closed"] = model["closed_accuracy"]
     found["frame_choice"] = 100 * fmean(exam["hit"] for exam in exams)

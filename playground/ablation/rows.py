@@ -123,6 +123,7 @@ class Scale:
         size: side of a frame in pixels.
         phantom: further settings of the phantom, as flags of `llava-ultra phantom`.
         exams, held_out: training and held-out exams.
+        pairs: exams of one frame, for stage 1.
         frames: fewest and most frames of an exam.
         reading_exams: exams of other seeds that the small foundation models learn from.
         clip_steps, sam_steps, llama_steps: their training.
@@ -131,6 +132,7 @@ class Scale:
 
     exams: int
     held_out: int
+    pairs: int
     reading_exams: int
     clip_steps: int
     sam_steps: int
@@ -144,8 +146,8 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(24, 30, 24, 4, 4, 4, 2, 2, batch=4, frames=(2, 4)),
-    "quick": Scale(800, 50, 1000, 80, 600, 800, 250, 80),
-    "full": Scale(2000, 150, 2000, 200, 1500, 2500, 700, 300),
+    "smoke": Scale(24, 30, 8, 24, 4, 4, 4, 2, 2, batch=4, frames=(2, 4)),
+    "quick": Scale(640, 60, 800, 1000, 80, 900, 700, 150, 80),
+    "full": Scale(2000, 150, 2000, 2000, 150, 2000, 1400, 400, 200),
 }
 """smoke: for the tests; it shows that every step runs, its numbers mean nothing."""

@@ -112,12 +112,13 @@ class Trainings:
         ran = self._run(row, folder, seed)
         self._score(ran.gold, ran.answers, folder)
         samples = self.setup.scale.stage2_steps * self.setup.scale.batch
+        truth, exams = self.setup.phantom / "truth.jsonl", measures.exam_choices(ran.answers, ran.gold)
         return {
-            **measures.figures(ran.answers, ran.gold, folder / "scores.json", self.setup.phantom / "truth.jsonl"),
+            **measures.figures(ran.answers, ran.gold, folder / "scores.json", truth, exams),
             "train_seconds_a_sample": ran.trained["cpu_seconds"] / samples,
             "train_peak_mb": ran.trained["peak_mb"],
             "answer_seconds_a_question": ran.answered.cpu_seconds / len(exam_data.read_lines(ran.gold)),
-            "exams": measures.exam_choices(ran.answers, ran.gold),
+            "exams": exams,
             "log": _log_end(ran.model),
         }
 
@@ -139,16 +140,18 @@ class Trainings:
         return Ran(training, gold, scores, model, answers, trained, answered)
 
     def _stage1(self, name: str, seed: int) -> Path:
-        """Projector of a tower, on frame -> findings with a random frame; rows of one tower start from the same."""
+        """Projector of a tower, on frame -> findings; rows of one tower start from the same."""
         folder = self.setup.out / "stage1" / name / f"seed{seed}" / "llava-stage1"
         with self._once(folder):
-            with self._once(self.setup.data):  # stage 1 of another tower reads the same file
-                data = exam_data.stage1_file(self.setup.data, self.setup.phantom)
-            settings = {**self._vision(name), "ADR_STRATEGY": "random", "DATA": str(data)}
+            settings = {**self._vision(name), "ADR_STRATEGY": "first", "DATA": str(self._pairs())}  # there is one frame
             settings["FEATURE_CACHE"] = str(self._features(name))
-            settings |= {"BATCH": str(2 * self.setup.scale.batch), "LR": STAGE1_LR}  # one frame each, of many
+            settings |= {"BATCH": str(2 * self.setup.scale.batch), "LR": STAGE1_LR}  # one frame each
             self._train("pretrain.sh", folder, settings, seed, self.setup.scale.stage1_steps)
         return folder
+
+    def _pairs(self) -> Path:
+        with self._once(self.setup.data):
+            return exam_data.stage1_file(self.setup.data, self.setup.phantom)
 
     def _features(self, stage1: str) -> Path:
         """The feature cache of a tower, for every picture of the run."""
@@ -164,8 +167,9 @@ class Trainings:
                 if not no_sam:
                     command += ["--clip_tower", own["CLIP_TOWER"], "--sam_tower", own["SAM_TOWER"]]
                     command += ["--sam_image_size", own["SAM_IMAGE_SIZE"], "--sam_token_merge", own["SAM_TOKEN_MERGE"]]
-                for manifest in ("stage1.json", "stage2.json", "held_out.json"):
-                    command += ["--data_path", str(self.setup.phantom / manifest)]
+                several = [self.setup.phantom / name for name in ("stage2.json", "held_out.json")]
+                for manifest in (self._pairs(), *several):
+                    command += ["--data_path", str(manifest)]
                 run(f"features {folder.name}", command, folder.with_suffix(".log"))
                 folder.with_suffix(".done").touch()
         return folder
