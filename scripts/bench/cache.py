@@ -12,22 +12,34 @@ Medians.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
-import platform
 import random
 import shutil
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from making import make_encoders, make_pictures, write_exams
+from measuring import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    add_flags,
+    head,
+    median_ratio,
+    medians,
+    new_figure,
+    now,
+    timed,
+    write,
+)
 from PIL import Image
 
 from llava_ultra_ext.data.cached_frames import picture_keys
@@ -40,58 +52,13 @@ TARGET = 0.95
 """A build is to reach this share of the bare encoders' rate."""
 
 EXAM = 8
-LARGE = {
-    "clip": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
-    "sam": {"hidden_size": 1024, "mlp_dim": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
-}
-SMALL = {
-    "clip": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
-    "sam": {"hidden_size": 64, "mlp_dim": 128, "num_hidden_layers": 4, "num_attention_heads": 2},
-}
-
-
-def make_encoders(folder: Path, size: int, quick: bool) -> dict[str, str]:
-    """Folders in the real formats, with random weights."""
-    from transformers import CLIPVisionConfig, CLIPVisionModel, SamConfig, SamModel
-
-    torch.manual_seed(0)
-    shapes = SMALL if quick else LARGE
-    clip = CLIPVisionConfig(
-        **shapes["clip"], image_size=size * 7 // 16, patch_size=14
-    )  # half of SAM's grid: 336 for 768
-    every = shapes["sam"]["num_hidden_layers"] // 4
-    vision = {**shapes["sam"], "image_size": size, "global_attn_indexes": [every * part - 1 for part in (1, 2, 3, 4)]}
-    CLIPVisionModel(clip).save_pretrained(folder / "clip")
-    SamModel(SamConfig(vision_config=vision)).save_pretrained(folder / "sam")
-    return {kind: str(folder / kind) for kind in shapes}
-
-
-def make_pictures(folder: Path, count: int) -> Path:
-    """Speckle as PNG, 768 x 576 like an ultrasound device's, and the training file that names them."""
-    generator = np.random.default_rng(0)
-    records: list[dict[str, Any]] = []
-    for number in range(count):
-        pixels = np.clip(generator.rayleigh(60.0, (576, 768)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).convert("RGB").save(folder / f"{number}.png")
-        turns = [{"from": "human", "value": "<image>\n?"}, {"from": "gpt", "value": "."}]
-        records.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
-    (folder / "exams.json").write_text(json.dumps(records), encoding="utf-8")
-    return folder / "exams.json"
 
 
 def bare_rate(tower: FusedVisionTower, batches: list[torch.Tensor]) -> float:
     """Frames a second of the encoders alone."""
     tower(batches[0])
-    start = _now(tower)
-    for pixels in batches:
-        tower(pixels)
-    return sum(map(len, batches)) / (_now(tower) - start)
-
-
-def _now(tower: FusedVisionTower) -> float:
-    if tower.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    seconds, _ = timed(lambda: deque(map(tower, batches), maxlen=0), tower.device)
+    return sum(map(len, batches)) / seconds
 
 
 @contextmanager
@@ -102,7 +69,7 @@ def _told_when_loaded(told: list[float]) -> Iterator[None]:
         first = not tower.is_loaded
         load(tower, device_map)
         if first:
-            told.append(_now(tower))
+            told.append(now(tower.device))
 
     FusedVisionTower.load_model = loaded  # type: ignore[method-assign]
     try:
@@ -117,7 +84,7 @@ def build_rate(command: list[str], frames: int) -> float:
     with _told_when_loaded(loaded):
         if cache.main(command) or not loaded:
             raise RuntimeError(f"llava-ultra cache {' '.join(command)} failed")
-    return frames / (time.perf_counter() - loaded[0])
+    return frames / (now("cpu") - loaded[0])
 
 
 def reading(folder: Path, pictures: list[str], tower: FusedVisionTower) -> dict[str, float]:
@@ -127,17 +94,13 @@ def reading(folder: Path, pictures: list[str], tower: FusedVisionTower) -> dict[
     spent = {"hash_ms": 0.0, "read_ms": 0.0, "unpack_ms": 0.0}
     for start in range(0, len(order), EXAM):
         exam = order[start : start + EXAM]
-        keys, spent["hash_ms"] = _timed(lambda: list(picture_keys(exam, 1)), spent["hash_ms"])  # noqa: B023
-        records, spent["read_ms"] = _timed(lambda: found.read(keys), spent["read_ms"])  # noqa: B023
-        _, spent["unpack_ms"] = _timed(lambda: unpack(records, tower.feature_shapes, tower.dtype), spent["unpack_ms"])  # noqa: B023
+        seconds, keys = timed(lambda: list(picture_keys(exam, 1)))  # noqa: B023
+        spent["hash_ms"] += seconds
+        seconds, records = timed(lambda: found.read(keys))  # noqa: B023
+        spent["read_ms"] += seconds
+        spent["unpack_ms"] += timed(lambda: unpack(records, tower.feature_shapes, tower.dtype))[0]  # noqa: B023
     each = {name: 1e3 * seconds / len(order) for name, seconds in spent.items()}
     return {**each, "read_frames_s": 1e3 / sum(each.values())}
-
-
-def _timed(work: Callable[[], Any], before: float) -> tuple[Any, float]:
-    start = time.perf_counter()
-    found = work()
-    return found, before + time.perf_counter() - start
 
 
 def errors(folder: Path, exact: Path, pictures: list[str]) -> dict[str, float]:
@@ -156,8 +119,8 @@ def errors(folder: Path, exact: Path, pictures: list[str]) -> dict[str, float]:
 def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     """All sides, `args.runs` times."""
     sources = make_encoders(work, args.size, args.quick)
-    data = make_pictures(work, args.frames)
-    pictures = [str(work / f"{number}.png") for number in range(args.frames)]
+    names = make_pictures(work, args.frames)
+    data, pictures = write_exams(work / "exams.json", [[name] for name in names]), [str(work / name) for name in names]
     tower = FusedVisionTower(sources, name="bench", sam_image_size=args.size, encoder_batch_size=args.batch)
     tower.to(args.device, getattr(torch, args.compute_dtype))
     tower.load_model()
@@ -180,8 +143,8 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         )
     told = {"bare_frames_s": statistics.median(bare), "dtypes": {}}
     for name, runs in rows.items():
-        middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        share = statistics.median(run["build_frames_s"] / one for run, one in zip(runs, bare, strict=True))
+        middle = medians({key: [run[key] for run in runs] for key in runs[0]})
+        share = median_ratio([run["build_frames_s"] for run in runs], bare)
         size = sum(path.stat().st_size for path in (work / name).glob(SHARDS)) / args.frames
         told["dtypes"][name] = {**middle, "share_of_bare": share, "bytes_frame": size}
         told["dtypes"][name] |= errors(work / name, work / "float32", pictures)
@@ -190,25 +153,21 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Build rate against the bare encoders, what reading a frame takes, and its size."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 3.4)
     rates, times, sizes = figure.subplots(1, 3)
     names = list(result["dtypes"])
     rows = list(result["dtypes"].values())
-    rates.bar(names, [100 * row["share_of_bare"] for row in rows], color="#0072b2")
-    rates.axhline(100, color="#444444", linewidth=1)
-    rates.axhline(100 * TARGET, color="#d55e00", linewidth=1, linestyle="--", label=f"target {TARGET:.0%}")
+    rates.bar(names, [100 * row["share_of_bare"] for row in rows], color=BLUE)
+    rates.axhline(100, color=GREY, linewidth=1)
+    rates.axhline(100 * TARGET, color=RED, linewidth=1, linestyle="--", label=f"target {TARGET:.0%}")
     rates.set_title(f"build, % of the bare encoders' {result['bare_frames_s']:.3g} frames/s", fontsize=10)
     rates.set_ylim(top=125)
     rates.legend(loc="upper right", fontsize=8)
     below = [0.0] * len(rows)
     parts = (
-        ("hash_ms", "hash of the picture", "#0072b2"),
-        ("read_ms", "read", "#e69f00"),
-        ("unpack_ms", "unpack", "#009e73"),
+        ("hash_ms", "hash of the picture", BLUE),
+        ("read_ms", "read", ORANGE),
+        ("unpack_ms", "unpack", GREEN),
     )
     for key, label, colour in parts:
         heights = [row[key] for row in rows]
@@ -217,7 +176,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     times.set_ylim(top=max(below) * 1.35)
     times.set_title("reading, ms a frame", fontsize=10)
     times.legend(fontsize=8, ncols=3, loc="upper center")
-    bars = sizes.bar(names, [row["bytes_frame"] / 1e3 for row in rows], color="#0072b2")
+    bars = sizes.bar(names, [row["bytes_frame"] / 1e3 for row in rows], color=BLUE)
     sizes.bar_label(
         bars, [f"error {row['relative_error']:.0e}" if row["relative_error"] else "exact" for row in rows], fontsize=8
     )
@@ -233,35 +192,24 @@ def main() -> int:
     """Command line; exit status 1 when a build misses the target."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--json", type=Path, help="where to write the figures")
-    add("--plot", type=Path, help="where to draw them (PNG)")
+    add_flags(parser, runs="3; --quick 1")
     add("--size", type=int, help="side of SAM's input in pixels, a multiple of 32 (default: 768; --quick 128)")
     add("--frames", type=int, help="pictures (default: 32; --quick 24)")
     add("--batch", type=int, default=8, help="frames at once (default: %(default)s)")
-    add("--runs", type=int, help="runs of every side (default: 3; --quick 1)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
     add("--compute-dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the encoders")
-    add("--quick", action="store_true", help="small encoders, seconds")
     args = parser.parse_args()
     usual = {"size": 128, "frames": 24, "runs": 1} if args.quick else {"size": 768, "frames": 32, "runs": 3}
     vars(args).update({name: getattr(args, name) or value for name, value in usual.items()})
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory(prefix="bench-cache-") as work:
         result = measure(args, Path(work))
-    machine = f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}"
-    if args.device.startswith("cuda"):
-        machine += f", {torch.cuda.get_device_name(args.device)}"
-    asked = {key: getattr(args, key) for key in ("size", "frames", "batch", "runs", "device", "compute_dtype", "quick")}
-    result = {"machine": machine, "torch": torch.__version__, "asked": asked, **result}
+    result = {**head(args), **result}
     for name, row in result["dtypes"].items():
         print(f"{name:9}" + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
     met = args.quick or all(row["share_of_bare"] >= TARGET for row in result["dtypes"].values())
     verdict = "not judged: decoding takes longer than small encoders" if args.quick else "met" if met else "MISSED"
     print(f"target: builds at {TARGET:.0%} of the bare encoders: {verdict}")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if args.plot:
-        draw(result, args.plot)
+    write(result, args, draw)
     return 0 if met else 1
 
 

@@ -13,18 +13,14 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import os
-import platform
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import BLUE, GREY, RED, add_flags, head, median_ratio, medians, new_figure, timed, write
 from torch import Tensor, nn
 
 sys.path.append(str(Path(__file__).parents[2] / "tests" / "vision"))
@@ -90,24 +86,11 @@ def peak_rate(device: str, dtype: torch.dtype) -> float:
     for rows, inner, columns in ((1024, 1024, 1024), (4096, 1024, 1024), (4096, 1024, 4096), (4096, 4096, 4096)):
         one = torch.randn(rows, inner, device=device).to(dtype)
         other = torch.randn(inner, columns, device=device).to(dtype)
-        spent = [timed(lambda _: torch.mm(one, other), one)[0] for _ in range(4)]  # noqa: B023
+        spent = [timed(lambda: torch.mm(one, other), device)[0] for _ in range(4)]  # noqa: B023
         best = max(best, 2.0 * rows * inner * columns / min(spent))
         if min(spent) > 1.0:  # larger ones tell no more where the dtype is emulated
             break
     return best
-
-
-def timed(work: Encoder, pixels: Tensor) -> tuple[float, Tensor]:
-    """Seconds of a call, and what it gave."""
-    start = _now(pixels)
-    found = work(pixels)
-    return _now(pixels) - start, found
-
-
-def _now(pixels: Tensor) -> float:
-    if pixels.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def sides(encoders: dict[str, nn.Module], device: str) -> dict[str, Encoder]:
@@ -137,17 +120,14 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     error = {}
     for run in range(args.runs + 1):
         for name, work in found.items():
-            seconds, output = timed(work, pixels)
+            seconds, output = timed(functools.partial(work, pixels), args.device)
             if run:  # the first is to warm up
                 spent[name].append(seconds / args.batch)
             error[name] = float((output.float().cpu() - exact).abs().max())
         print(f"run {run}: " + "  ".join(f"{name} {times[-1]:.3f} s" for name, times in spent.items() if times))
     limit = products(shape, args.size) / peak_rate(args.device, dtype)
-    told = {f"{name}_s": statistics.median(times) for name, times in spent.items()}
-    ratios = {
-        name: statistics.median(a / b for a, b in zip(spent["ours"], spent[name.removesuffix("_s")], strict=True))
-        for name in TARGETS
-    }
+    told = medians({f"{name}_s": times for name, times in spent.items()})
+    ratios = {name: median_ratio(spent["ours"], spent[name.removesuffix("_s")]) for name in TARGETS}
     told |= {"matmul_limit_s": limit, "gflop": products(shape, args.size) / 1e9, "ratios": ratios}
     return {**told, "max_abs_error": error["ours"], "their_error": error["segment_anything"]}
 
@@ -168,19 +148,15 @@ def verdict(result: dict[str, Any], dtype: str) -> list[str]:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Seconds a picture, the limit as a line."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 2.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6, 2.6)
     axes = figure.subplots()
     names = [key for key in result if key.endswith("_s") and key != "matmul_limit_s"]
-    colours = ["#0072b2" if name.startswith("ours") else "#999999" for name in names]
+    colours = [BLUE if name.startswith("ours") else GREY for name in names]
     bars = axes.barh([name.removesuffix("_s").replace("_", "-") for name in names], [result[n] for n in names])
     for bar, colour in zip(bars, colours, strict=True):
         bar.set_color(colour)
     axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
-    axes.axvline(result["matmul_limit_s"], color="#d55e00", linestyle="--", label="matrix products alone")
+    axes.axvline(result["matmul_limit_s"], color=RED, linestyle="--", label="matrix products alone")
     axes.invert_yaxis()
     axes.margins(x=0.12)
     asked = result["asked"]
@@ -196,29 +172,19 @@ def main() -> int:
     add = parser.add_argument
     add("--size", type=int, default=1024, help="side of the picture in pixels, a multiple of 16 (default: %(default)s)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="bfloat16")
-    add("--json", type=Path, help="where to write the figures")
-    add("--plot", type=Path, help="where to draw them (PNG)")
     add("--batch", type=int, default=1, help="pictures at once (default: %(default)s)")
-    add("--runs", type=int, default=5, help="runs of every side (default: %(default)s)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
-    add("--quick", action="store_true", help="a small encoder, seconds")
+    add_flags(parser, runs="5")
     args = parser.parse_args()
+    args.runs = args.runs or 5
     with tempfile.TemporaryDirectory(prefix="bench-sam-") as folder:
         result = measure(args, Path(folder))
-    machine = f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}"
-    if args.device.startswith("cuda"):
-        machine += f", {torch.cuda.get_device_name(args.device)}"
-    asked = {key: getattr(args, key) for key in ("size", "dtype", "batch", "runs", "device", "quick")}
-    result = {"machine": machine, "torch": torch.__version__, "asked": asked, **result}
+    result = {**head(args), **result}
     for key, value in result.items():
         if isinstance(value, float):
             print(f"{key:24}{value:.4g}")
     missed = verdict(result, args.dtype)
     print("targets: " + ("not judged: a small encoder" if args.quick else "; ".join(missed) or "met"))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if args.plot:
-        draw(result, args.plot)
+    write(result, args, draw)
     return 1 if missed and not args.quick else 0
 
 

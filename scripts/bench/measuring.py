@@ -1,0 +1,152 @@
+"""What the benchmarks of models share: flags, the clock, medians, and the files that they write."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+Found = TypeVar("Found")
+
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#999999"
+"""Told apart by colour-blind readers too (Okabe and Ito)."""
+
+
+def add_flags(parser: argparse.ArgumentParser, runs: str) -> None:
+    """The flags that every benchmark has.
+
+    Args:
+        parser: of one benchmark.
+        runs: how often it measures each side by default, in words.
+    """
+    add = parser.add_argument
+    add("--json", type=Path, help="where to write the figures")
+    add("--plot", type=Path, help="where to draw them (PNG)")
+    add("--runs", type=int, help=f"runs of every side (default: {runs})")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
+    add("--quick", action="store_true", help="small models, seconds: shows that it runs")
+
+
+def machine(device: str) -> str:
+    """The machine in a few words."""
+    told = f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}"
+    return f"{told}, {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else told
+
+
+def now(device: str | torch.device) -> float:
+    """Seconds of a clock, once all that was asked of the device is done."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def timed(work: Callable[[], Found], device: str | torch.device = "cpu") -> tuple[float, Found]:
+    """Seconds of a call, and what it gave."""
+    start = now(device)
+    found = work()
+    return now(device) - start, found
+
+
+def medians(runs: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Of each side; sides that were not measured are left out."""
+    return {name: statistics.median(times) for name, times in runs.items() if times}
+
+
+def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """Median of the runs' ratios: what slows a machine for a while slows both sides of a run."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def write(result: Mapping[str, Any], args: argparse.Namespace, draw: Callable[[Any, Path], None]) -> None:
+    """The JSON file and the plot that were asked for."""
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if args.plot:
+        draw(result, args.plot)
+
+
+def head(args: argparse.Namespace) -> dict[str, Any]:
+    """How a result file starts: the machine, torch, and what was asked for."""
+    asked = {name: value for name, value in vars(args).items() if name not in ("json", "plot")}
+    return {"machine": machine(args.device), "torch": torch.__version__, "asked": asked}
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A figure that needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+class Parts:
+    """Where the seconds of a piece of work go: at each moment one part has the clock.
+
+    On a GPU every change of parts waits for the device, which costs what would have overlapped: shares are taken in a
+    run of their own there.
+
+    Args:
+        device: that computes.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device, self.active = device, True
+        self.seconds: dict[str, float] = {}
+        self._part, self._since = "", 0.0
+
+    def switch(self, part: str) -> str:
+        """Gives the clock to a part (none: empty); the part that had it."""
+        if not self.active:
+            return ""
+        moment = now(self.device)
+        if self._part:
+            self.seconds[self._part] = self.seconds.get(self._part, 0.0) + moment - self._since
+        before, self._part, self._since = self._part, part, moment
+        return before
+
+    def watch(self, owner: Any, method: str, part: str | Callable[..., str]) -> None:
+        """Gives the clock to a part while a method of an object runs.
+
+        Args:
+            owner: the object; only it changes, not its class.
+            method: its name.
+            part: or what says it from the method's arguments.
+        """
+        work = getattr(owner, method)
+
+        @functools.wraps(work)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            before = self.switch(part if isinstance(part, str) else part(*args))
+            try:
+                return work(*args, **kwargs)
+            finally:
+                self.switch(before)
+
+        setattr(owner, method, watched)
+
+    def in_backward(self, tensor: torch.Tensor, part: str) -> None:
+        """Gives the clock to a part when the gradient of a tensor is known: what made the tensor goes backward next."""
+
+        def switch(_: torch.Tensor) -> None:
+            self.switch(part)
+
+        if tensor.requires_grad:
+            tensor.register_hook(switch)
+
+    def shares(self) -> dict[str, float]:
+        """Part -> share of the time, the largest first; the clocks start anew."""
+        total = sum(self.seconds.values())
+        found = {part: spent / total for part, spent in sorted(self.seconds.items(), key=lambda item: -item[1])}
+        self.seconds = {}
+        return found
