@@ -66,6 +66,20 @@ def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
+def line_from(told: Mapping[str, float], start: str, ks: Sequence[int]) -> dict[str, float]:
+    """The seconds of the k that were not measured, on the line through the least and the most k that were.
+
+    Args:
+        told: holds ``{start}{k}_s`` of two k at least.
+        start: of the names.
+        ks: all k.
+    """
+    known = sorted(k for k in ks if f"{start}{k}_s" in told)
+    first, last = (told[f"{start}{k}_s"] for k in (known[0], known[-1]))
+    each = (last - first) / (known[-1] - known[0])
+    return {f"{start}{k}_s": first + each * (k - known[0]) for k in ks if k not in known}
+
+
 def write(result: Mapping[str, Any], args: argparse.Namespace, draw: Callable[[Any, Path], None]) -> None:
     """The JSON file and the plot that were asked for."""
     if args.json:
@@ -144,9 +158,7 @@ class Parts:
         if tensor.requires_grad:
             tensor.register_hook(switch)
 
-    def shares(self) -> dict[str, float]:
-        """Part -> share of the time, the largest first; the clocks start anew."""
-        total = sum(self.seconds.values())
-        found = {part: spent / total for part, spent in sorted(self.seconds.items(), key=lambda item: -item[1])}
-        self.seconds = {}
+    def take(self) -> dict[str, float]:
+        """Part -> seconds since the last call."""
+        found, self.seconds = self.seconds, {}
         return found
