@@ -11,10 +11,10 @@ frame, one after another, and then answers from one of them (what choosing by th
 `caption_batched_k8_s` has the 8 captions written at once. Frames come from the cache, so that the encoders, which
 captions need for every frame too, are on neither side. Captions of k frames are timed within those of 16.
 
-On a CPU the defaults are for 15 minutes on 2 processors of 20 GFLOP/s: the first 4 layers of the LLM; answers with
-encoders, 47 s a frame, only for k = 1 and 8, and these and the captions once (`measured_once`); those for k = 2, 4 and
-16 follow from them (`derived`); and the cached exam of 16 frames shows each of 8 pictures twice. A smaller LLM makes
-the first target harder to reach: what further frames take does not shrink with it.
+On a CPU the defaults are for about 15 minutes on 2 processors of 20 GFLOP/s: the first 4 layers of the LLM; answers
+with encoders, 47 s a frame, only for k = 1 and 8, and these and the captions once (`measured_once`); those for k = 2, 4
+and 16 follow from them (`derived`); and the cached exam of 16 frames shows each of 8 pictures twice. A smaller LLM
+makes the first target harder to reach: what further frames take does not shrink with it.
 """
 
 from __future__ import annotations

@@ -62,6 +62,8 @@ class Trainee:
         device, start = self.parts.device, now(self.parts.device)
         self.parts.switch("loading")
         batch = {name: tensor.to(device) for name, tensor in next(batches).items()}
+        if batch["images"].is_floating_point():  # as Transformers does under DeepSpeed
+            batch["images"] = batch["images"].to(self.model.dtype)
         self.parts.switch("llm")
         loss = self.built.wrapped(**batch).loss
         loss.backward()

@@ -14,11 +14,11 @@ P1 and P2 on all k frames; `fusion` their mixture; `sampler` score, choice and L
 On a GPU --workers processes load ahead, as in LLaVA's scripts; steps are counted once what was loaded before the run is
 used up, and shares come from a run of their own, since asking for the time there costs some.
 
-On a CPU the defaults are for 15 minutes on 2 processors of 20 GFLOP/s: the first 2 layers of the LLM; the steps with
-encoders, 47 s a frame, only for k = 1 and 8, and these and the teacher's step once and without warming up
+On a CPU the defaults are for about 15 minutes on 2 processors of 20 GFLOP/s: the first 2 layers of the LLM; the steps
+with encoders, 47 s a frame, only for k = 1 and 8, and these and the teacher's step once and without warming up
 (`measured_once`); those for k = 4 and 16 follow from them, as encoders take equally long for each frame (`derived`);
-and the cached exam of 16 frames shows each of 8 pictures twice. A smaller LLM makes the targets harder to reach, for
-what ours adds does not shrink with it.
+and the cached exam of 16 frames shows each of 8 pictures twice. Seconds between ours and stock's do not depend on the
+LLM's size, but shares of a step and the ratio do: --layers takes more of it.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ from llava_ultra_ext.vision.tower import FusedVisionTower
 BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
 
 
-def quick(name: str, folder: Path) -> dict[str, Any]:
+def quick(name: str, folder: Path, *more: str) -> dict[str, Any]:
     """What a benchmark writes; its plot is a picture."""
     files = folder / "result.json", folder / "plot.png"
-    command = [sys.executable, str(BENCH / f"{name}.py"), "--quick", "--device", "cpu"]
+    command = [sys.executable, str(BENCH / f"{name}.py"), "--quick", "--device", "cpu", *more]
     command += ["--json", str(files[0]), "--plot", str(files[1])]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -35,7 +35,7 @@ def quick(name: str, folder: Path) -> dict[str, Any]:
 
 
 def test_a_training_step(tmp_path: Path) -> None:
-    result = quick("train_step", tmp_path)
+    result = quick("train_step", tmp_path, "--dtype", "bfloat16")  # the stricter one: nothing may stay in float32
     seconds = {f"{side}_k{k}_s" for side in ("ultra", "ultra_cached") for k in (1, 4, 8, 16)}
     seconds |= {"stock_k1_s", "ultra_cached_k8_teacher_s"}
     assert seconds <= set(result) and all(0 < result[name] < 60 for name in seconds)
