@@ -11,12 +11,12 @@ ordinary code: tests and the quick start run the product's own paths, only small
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tiny_tokenizer import CORPUS, fresh_folder, make_tokenizer, read_corpus
 
@@ -98,6 +98,17 @@ def make_sam_pth(
     to ignore as it does in the published files.
     """
     state = _sam(image_size, hidden, layers, window, global_attn, out_channels, seed).state_dict()
+    renamed = segment_anything_state(state, out_channels)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    torch.save(renamed, partial)
+    partial.replace(target)
+    return target
+
+
+def segment_anything_state(state: Mapping[str, Tensor], out_channels: int) -> dict[str, Tensor]:
+    """A `SamModel`'s state under segment-anything's names, with one key each of the parts that are no encoder."""
     renamed = {
         _segment_anything_name(name): value.clone()
         for name, value in state.items()
@@ -105,12 +116,7 @@ def make_sam_pth(
     }
     renamed["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"] = torch.zeros(2, out_channels // 2)
     renamed["mask_decoder.iou_token.weight"] = torch.zeros(1, out_channels)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    torch.save(renamed, partial)
-    partial.replace(target)
-    return target
+    return renamed
 
 
 def make_dinov2(folder: str | Path, image_size: int = 56, hidden: int = 32, layers: int = 2, seed: int = 0) -> Path:
