@@ -14,7 +14,8 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 PLAYGROUND = Path(__file__).resolve().parents[1] / "playground"
-sys.path[:0] = [str(PLAYGROUND), *(str(PLAYGROUND / name) for name in ("quickstart", "models", "ablation"))]
+FOLDERS = ("", "quickstart", "models", "ablation", "rehearsal")
+sys.path[:0] = [str(PLAYGROUND / name) for name in FOLDERS]
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
