@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def test_a_training_step(tmp_path: Path) -> None:
     seconds = {f"{side}_k{k}_s" for side in ("ultra", "ultra_cached") for k in (1, 4, 8, 16)}
     seconds |= {"stock_k1_s", "ultra_cached_k8_teacher_s"}
     assert seconds <= set(result) and all(0 < result[name] < 60 for name in seconds)
-    assert result["ultra_k8_s"] > result["ultra_cached_k8_s"] and result["ultra_k16_s"] > result["ultra_k4_s"]
+    assert result["cached_over_stock"] == pytest.approx(result["ultra_cached_k8_s"] / result["stock_k1_s"])
     assert result["derived"] == ["ultra_k4_s", "ultra_k16_s"] and "ultra_k8_s" in result["measured_once"]
     assert len(result["targets"]) == 3 and result["text_tokens"] > 50
 
@@ -58,9 +57,8 @@ def test_time_to_the_first_token(tmp_path: Path) -> None:
     result = quick("answer_latency", tmp_path)
     for side in ("uncached", "cached", "caption"):
         assert all(0 < result[f"{side}_k{k}_s"] < 60 for k in (1, 2, 4, 8, 16))
-    assert result["uncached_k8_s"] > result["cached_k8_s"]
     captions = [result[f"caption_k{k}_s"] for k in (1, 2, 4, 8, 16)]
-    assert captions == sorted(captions) and result["caption_k8_s"] > result["caption_batched_k8_s"]
+    assert captions == sorted(captions)  # each counts those before
     assert result["caption_over_cached"] == pytest.approx(result["caption_k8_s"] / result["cached_k8_s"])
     assert result["derived"] == ["uncached_k2_s", "uncached_k4_s", "uncached_k16_s"]
     assert len(result["targets"]) == 2 and result["cached_k8_over_k1"] > 0
@@ -74,27 +72,29 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("bench")
 class TestMeasuring:
-    def test_a_part_has_the_clock_while_its_method_runs(self) -> None:
-        from measuring import Parts
+    def test_a_part_has_the_clock_while_its_method_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import measuring
+
+        clock = [0.0]
+        monkeypatch.setattr(measuring, "now", lambda device: clock[0])
 
         class Work:
             def outer(self) -> None:
-                time.sleep(0.02)
+                clock[0] += 2
                 self.inner()
 
             def inner(self) -> None:
-                time.sleep(0.04)
+                clock[0] += 4
 
-        parts, work = Parts("cpu"), Work()
+        parts, work = measuring.Parts("cpu"), Work()
         parts.watch(work, "outer", "outer")
         parts.watch(work, "inner", lambda: "inner")
         parts.switch("rest")
+        clock[0] += 1
         work.outer()
         parts.switch("")
-        time.sleep(0.02)  # nobody's
-        spent = parts.take()
-        assert spent["inner"] >= 0.04 and 0.02 <= spent["outer"] < 0.04 and spent["rest"] < 0.02
-        assert set(spent) == {"rest", "outer", "inner"} and parts.take() == {}
+        clock[0] += 8  # nobody's
+        assert parts.take() == {"rest": 1, "outer": 2, "inner": 4} and parts.take() == {}
 
     def test_backward_is_told_apart_by_the_tensors_it_passes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from measuring import Parts
