@@ -73,8 +73,8 @@ def load_projector(projector: nn.Module, state: Mapping[str, torch.Tensor], sour
         projector: of :class:`~llava_ultra_ext.vision.projector.UltraProjector`.
         state: as saved, with any prefix before ``mm_projector.``.
         source: where it came from, for messages.
-        strict: a complete state of ours, or a whole projector of LLaVA's, is required; otherwise what fits is taken and
-            the rest is named in the log.
+        strict: a complete state of ours, or a whole projector of LLaVA's, is required, whatever its frame sampler is;
+            otherwise what fits is taken. The rest is named in the log.
 
     Raises:
         ValueError: ``strict`` and something is missing, surplus or of another shape.
@@ -85,13 +85,14 @@ def load_projector(projector: nn.Module, state: Mapping[str, torch.Tensor], sour
     given = _from_llava(own, found) if theirs else found
     missing, surplus = sorted(set(own) - set(given)), sorted(set(given) - set(own))
     shapes = {name: getattr(own[name], "ds_shape", own[name].shape) for name in own}
-    unlike = [name for name in set(own) & set(given) if tuple(shapes[name]) != tuple(given[name].shape)]
-    if strict and ((missing and not theirs) or surplus or unlike):
+    unlike = sorted(name for name in set(own) & set(given) if tuple(shapes[name]) != tuple(given[name].shape))
+    # Samplers are compared from one stage 1: another --adr_weights starts its w afresh and keeps P1, P2 and alpha.
+    wrong = [[name for name in names if not name.startswith("sampler.")] for names in (missing, surplus, unlike)]
+    if strict and ((wrong[0] and not theirs) or wrong[1] or wrong[2]):
         raise ValueError(
-            f"{source} does not fit this projector: missing {missing}, surplus {surplus}, "
-            f"other shape {sorted(unlike)}. "
+            f"{source} does not fit this projector: missing {wrong[0]}, surplus {wrong[1]}, other shape {wrong[2]}. "
             "Use the flags it was trained with (--vision_tower, --sam_image_size, --sam_token_merge, "
-            "--sam_select_feature, --mm_projector_type, --mm_fusion_alpha, --adr_weights)."
+            "--sam_select_feature, --mm_projector_type, --mm_fusion_alpha)."
         )
     taken = [name for name in own if name in given and name not in unlike]
     if any(own[name].is_meta for name in taken):
@@ -105,7 +106,7 @@ def load_projector(projector: nn.Module, state: Mapping[str, torch.Tensor], sour
     if missing or surplus or unlike:
         logger.warning(
             "projector: %d of %d tensors start from %s, new: %s, not used: %s",
-            len(taken), len(own), source, missing, surplus + sorted(unlike),
+            len(taken), len(own), source, missing, surplus + unlike,
         )  # fmt: skip
 
 

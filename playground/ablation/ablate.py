@@ -24,7 +24,7 @@ from typing import Any
 
 import plots
 import table
-from exam_data import PAIRS
+from exam_data import PAIRS, gold_file
 from make import frame_tokens
 from processes import ROOT, StepFailed, python, stop_on_signals
 from rows import ALL, BEYOND, DEFAULTS, ROWS, SCALES, Scale
@@ -134,7 +134,19 @@ def collect(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
     write_json(folder / "about.json", content["about"])
     (folder / "ablation.md").write_text(table.markdown(content), encoding="utf-8")
     plots.write(found, folder)
+    _heatmaps(setup, folder / "heatmaps.png")
     return content
+
+
+def _heatmaps(setup: Setup, path: Path) -> None:
+    """Of the paper's sampler and of ours, where both were trained; of seed 0."""
+    models = {name: setup.out / "rows" / name / "seed0" for name in ("full", "best")}
+    if all((folder / "result.json").exists() for folder in models.values()):
+        command = python(ROOT / "playground" / "ablation" / "heatmaps.py", "--images", setup.phantom, "--out", path)
+        for name, folder in models.items():
+            command += ["--model", f"{name}={folder / 'llava-full'}"]
+        command += ["--gold", str(gold_file(setup.data, ALL["best"]))]
+        run("heat maps", command, setup.out / "heatmaps.log")
 
 
 def about(scale: Scale, args: argparse.Namespace) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Where in the frames a sampler's score comes from: token scores laid over the frames of some held-out exams.
 
-python playground/ablation/heatmaps.py --model full=DIR --model best=DIR --base LLAMA --gold GOLD --images DIR --out PNG
+python playground/ablation/heatmaps.py --model full=DIR --model best=DIR --gold GOLD --images DIR --out PNG
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", action="append", required=True, metavar="NAME=DIR", help="a trained folder; again for another")
-    add("--base", required=True, help="the language model of a LoRA folder")
+    add("--base", help="the language model of a LoRA folder")
     add("--gold", type=Path, required=True, help="held-out questions with valid_frames")
     add("--images", type=Path, required=True, help="where picture names start")
     add("--exams", type=int, default=4)

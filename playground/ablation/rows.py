@@ -11,13 +11,10 @@ from dataclasses import dataclass, field
 
 STAGE1: dict[str, dict[str, str]] = {
     "base": {},
-    "token_channel": {"ADR_WEIGHTS": "token_channel"},
-    "token": {"ADR_WEIGHTS": "token"},
     "no_sam": {"VISION_TOWER": "fused:clip={clip}"},
     "concat": {"FUSION_ALPHA": "concat"},
     "channel_alpha": {"FUSION_ALPHA": "channel"},
     "pool": {"SAM_TOKEN_MERGE": "pool"},
-    "question": {"ADR_QUESTION_RANK": "16"},
 }
 """Name -> what its stage 1, and every stage 2 that starts from it, sets for scripts/train.sh. Rows share them."""
 
@@ -55,7 +52,7 @@ def _best(title: str, stage1: str = "base", **more: str) -> Row:
 
 ROWS: dict[str, Row] = {
     "full": Row("SAM + CLIP, Func.b (the paper)", "attention", group="paper"),
-    "func_a": Row("Func.a instead", "feature", "token_channel", group="paper"),
+    "func_a": Row("Func.a instead", "feature", settings={"ADR_WEIGHTS": "token_channel"}, group="paper"),
     "no_sampler": Row("no sampler, text for every frame", "none", data="frame", group="paper"),
     "best": Row("SAM + CLIP, likelihood teacher (ours)", "likelihood", cached=True),
     "no_sam": Row("ours without SAM", "likelihood", "no_sam", cached=True),
@@ -71,8 +68,8 @@ ROWS: dict[str, Row] = {
 """The table, in its order."""
 
 DEFAULTS: dict[str, Row] = {
-    "weights_token_channel": _best("weights token_channel", "token_channel"),
-    "weights_token": _best("weights token", "token"),
+    "weights_token_channel": _best("weights token_channel", ADR_WEIGHTS="token_channel"),
+    "weights_token": _best("weights token", ADR_WEIGHTS="token"),
     "alpha_channel": _best("alpha a channel", "channel_alpha"),
     "merge_pool": _best("SAM cells pooled", "pool"),
     "temperature_0.1": _best("temperature 0.1", ADR_TEMPERATURE="0.1"),
@@ -90,7 +87,9 @@ DEFAULTS: dict[str, Row] = {
 BEYOND: dict[str, Row] = {
     "answer_teacher": Row("teacher reads the answer", "likelihood", settings={"ADR_TEACHER_TEXT": "answer"}),
     "question_aware": Row(
-        "score knows the question", "likelihood", "question", settings={"ADR_TEACHER_TEXT": "answer"}
+        "score knows the question",
+        "likelihood",
+        settings={"ADR_TEACHER_TEXT": "answer", "ADR_QUESTION_RANK": "16"},
     ),
     "top_2": _best("two frames", ADR_TOP_K="2"),
     "top_2_coverage": _best("two frames that cover", ADR_TOP_K="2", ADR_COVERAGE="1"),

@@ -67,6 +67,18 @@ def test_strict_names_all_that_does_not_fit_and_changes_nothing() -> None:
     assert same(values(target), before)
 
 
+def test_another_sampler_starts_afresh_from_the_same_stage_1(caplog: pytest.LogCaptureFixture) -> None:
+    target = projector(2)
+    before, source = values(target), values(projector(1))
+    state = {f"mm_projector.{name}": value for name, value in source.items() if name != "sampler.channel_weights"}
+    state["mm_projector.sampler.token_weights"] = torch.zeros(9)
+    load_projector(target, state, "stage1.bin", strict=True)
+    after = values(target)
+    assert torch.equal(after.pop("sampler.channel_weights"), before["sampler.channel_weights"])
+    assert same(after, {name: source[name] for name in after})
+    assert "new: ['sampler.channel_weights'], not used: ['sampler.token_weights']" in caplog.text
+
+
 def test_lenient_takes_what_fits_and_names_the_rest(caplog: pytest.LogCaptureFixture) -> None:
     target, source = projector(2), projector(1)
     before = values(target)
