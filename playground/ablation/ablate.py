@@ -77,19 +77,25 @@ def prepare(setup: Setup, jobs: int) -> None:
     _part("phantom exams", [*phantom, *several], setup.out / "phantom.log", setup.phantom / "exams.json")
     made = setup.phantom / PAIRS / "exams.json"
     _part("exams of one frame", [*phantom, *single, "--seed", str(PAIRS_SEED)], setup.out / "pairs.log", made)
-    held_out = setup.phantom / "held_out.json"
-    if not held_out.exists():
-        write_json(
-            held_out, [record for record in read_json(setup.phantom / "exams.json") if record["split"] == "test"]
-        )
-    for name, manifest, more in (("train", "stage2.json", ["--split", "1,0,0"]), ("test", "held_out.json", [])):
-        command = python("-m", "llava_ultra_ext.cli", "import", "exams", setup.phantom / manifest, *more)
-        command += ["--out", str(setup.data / name), "--site-cue", "both"]
-        _part(f"{name} questions", command, setup.out / f"{name}.log", setup.data / name / "import.json")
+    questions = python("-m", "llava_ultra_ext.cli", "import", "exams", setup.phantom / "exams.json")
+    questions += ["--out", str(setup.data), "--site-cue", "both"]
+    _part("questions", questions, setup.out / "questions.log", setup.data / "import.json")
     models = python(ROOT / "playground" / "models" / "make.py", "--out", setup.models, "--exams", scale.reading_exams)
     models += ["--clip-steps", str(scale.clip_steps), "--sam-steps", str(scale.sam_steps)]
     models += ["--llama-steps", str(scale.llama_steps), "--threads", str(jobs), "--workers", str(jobs), *given]
-    _part("small CLIP, SAM, LLaMA", models, setup.out / "models.log", None)
+    with ThreadPoolExecutor(1) as beside:
+        making = beside.submit(_part, "small CLIP, SAM, LLaMA", models, setup.out / "models.log", None)
+        while not (making.done() or _encoders_are_there(setup)):
+            time.sleep(1)
+        if not making.done():  # the LLaMA takes longer, and frames can be encoded meanwhile
+            for stage1 in ("base", "no_sam"):
+                Trainings(setup).features(stage1)
+        making.result()
+
+
+def _encoders_are_there(setup: Setup) -> bool:
+    made = setup.models / "made.json"
+    return made.exists() and {"sam", "clip"} <= set(read_json(made)["models"])
 
 
 def _part(title: str, command: list[str], log: Path, finished: Path | None) -> None:

@@ -41,7 +41,7 @@ SETTINGS = {
 }
 """Of scripts/train.sh, for models a ten-thousandth of the real size on one processor; else the recipe's numbers."""
 
-STAGE1_LR, STAGE2_LR = "1e-2", "2e-3"
+STAGE1_LR, STAGE2_LR = "1e-2", "1e-3"
 """Of a projector alone before a frozen language model, and of all weights. The recipes' 1e-3 and 2e-5 are for models
 ten thousand times as large."""
 
@@ -124,7 +124,7 @@ class Trainings:
 
     def _run(self, row: Row, folder: Path, seed: int) -> Ran:
         """Everything of a row up to its answers."""
-        stage1, features = self._stage1(row.stage1, seed), self._features(row.stage1)
+        stage1, features = self._stage1(row.stage1, seed), self.features(row.stage1)
         with self._once(self.setup.data):
             training = exam_data.training_file(self.setup.data, row)
             gold = exam_data.gold_file(self.setup.data, row)
@@ -144,7 +144,7 @@ class Trainings:
         folder = self.setup.out / "stage1" / name / f"seed{seed}" / "llava-stage1"
         with self._once(folder):
             settings = {**self._vision(name), "ADR_STRATEGY": "first", "DATA": str(self._pairs())}  # there is one frame
-            settings["FEATURE_CACHE"] = str(self._features(name))
+            settings["FEATURE_CACHE"] = str(self.features(name))
             settings |= {"BATCH": str(2 * self.setup.scale.batch), "LR": STAGE1_LR}  # one frame each
             self._train("pretrain.sh", folder, settings, seed, self.setup.scale.stage1_steps)
         return folder
@@ -153,7 +153,7 @@ class Trainings:
         with self._once(self.setup.data):
             return exam_data.stage1_file(self.setup.data, self.setup.phantom)
 
-    def _features(self, stage1: str) -> Path:
+    def features(self, stage1: str) -> Path:
         """The feature cache of a tower, for every picture of the run."""
         vision = self._vision(stage1)
         own = {"VISION_TOWER": "sam_clip_fused", "SAM_TOKEN_MERGE": "unshuffle", **vision}
@@ -167,8 +167,7 @@ class Trainings:
                 if not no_sam:
                     command += ["--clip_tower", own["CLIP_TOWER"], "--sam_tower", own["SAM_TOWER"]]
                     command += ["--sam_image_size", own["SAM_IMAGE_SIZE"], "--sam_token_merge", own["SAM_TOKEN_MERGE"]]
-                several = [self.setup.phantom / name for name in ("stage2.json", "held_out.json")]
-                for manifest in (self._pairs(), *several):
+                for manifest in (self._pairs(), self.setup.phantom / "exams.json"):
                     command += ["--data_path", str(manifest)]
                 run(f"features {folder.name}", command, folder.with_suffix(".log"))
                 folder.with_suffix(".done").touch()

@@ -130,7 +130,7 @@ def test_swapped_findings_belong_to_another_exam_and_answers_stay():
 
 
 def test_single_frames_keep_their_own_validity(tmp_path):
-    folder = tmp_path / "test" / "with_site"
+    folder = tmp_path / "with_site"
     folder.mkdir(parents=True)
     lines = [*GOLD, record("A", "size", "12mm", [1])]
     (folder / "test_gold.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
