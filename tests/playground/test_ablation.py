@@ -129,6 +129,37 @@ def test_swapped_findings_belong_to_another_exam_and_answers_stay():
     assert len({(one["exam_id"], one["findings"]) for one in swapped}) == 5  # one text an exam
 
 
+def test_short_questions_become_one_chat_and_whole_texts_stay_apart():
+    def asked(kind: str, question: str, answer: str) -> dict:
+        turns = [{"from": "human", "value": f"<image>\n<image>\n{question}"}, {"from": "gpt", "value": answer}]
+        return {**sample("A", "囊肿"), "id": f"A-{kind}", "conversations": turns}
+
+    records = [asked("findings", "所见？", "囊肿"), asked("echo", "回声？", "无回声"), asked("size", "大小？", "12mm")]
+    before = json.dumps(records, ensure_ascii=False)
+    made = exam_data.chats(records, {"A-findings": "findings", "A-echo": "echo", "A-size": "size"})
+    assert [one["id"] for one in made] == ["A-findings", "A-chat"]
+    assert made[0]["conversations"] == records[0]["conversations"]
+    turns = [turn["value"] for turn in made[1]["conversations"]]
+    assert turns[0].startswith("<image>\n<image>\n") and "<image>" not in "".join(turns[1:])
+    pairs = {
+        (question.replace("<image>\n", ""), answer) for question, answer in zip(turns[::2], turns[1::2], strict=True)
+    }
+    assert pairs == {("回声？", "无回声"), ("大小？", "12mm")}
+    assert json.dumps(records, ensure_ascii=False) == before
+
+
+def test_stage_1_learns_captions_and_findings_of_exams_of_one_frame(tmp_path):
+    folder = tmp_path / "phantom" / exam_data.PAIRS
+    folder.mkdir(parents=True)
+    turns = [{"from": "human", "value": "<image>\n描述。"}, {"from": "gpt", "value": "左叶囊肿"}]
+    pair = {"id": "P", "exam_id": "P", "image": ["frames/P/00.png"], "findings": "左叶见囊肿。", "conversations": turns}
+    (folder / "stage1.json").write_text(json.dumps([{**pair, "valid_frames": [0]}]))
+    made = json.loads(exam_data.stage1_file(tmp_path / "data", tmp_path / "phantom").read_text(encoding="utf-8"))
+    assert [one["conversations"][1]["value"] for one in made] == ["左叶囊肿", "左叶见囊肿。"]
+    assert all(one["image"] == ["pairs/frames/P/00.png"] for one in made) and len({one["id"] for one in made}) == 2
+    assert not any("findings" in one or "valid_frames" in one for one in made)
+
+
 def test_single_frames_keep_their_own_validity(tmp_path):
     folder = tmp_path / "with_site"
     folder.mkdir(parents=True)
