@@ -10,7 +10,7 @@ over the first border belongs to the answer; one that reaches over the second is
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -114,9 +114,8 @@ def tokenize_turns(turns: Sequence[Turn], template: Template, tokenizer: Any) ->
     prompt, answers = _plain_prompt(turns, template) if _is_plain(template) else _prompt(turns, template)
     ids, groups = encode_prompt(prompt, tokenizer)
     labels = [IGNORE_INDEX] * len(ids)
-    for question, answered in answers:
-        start = _shared(ids, encode_prompt(question, tokenizer)[0])
-        stop = len(ids) if answered == prompt else _shared(ids, encode_prompt(answered, tokenizer)[0])
+    spans = _spans_of_rounds(ids, answers, template, tokenizer) if len(answers) > 1 else None
+    for start, stop in spans or _spans_of_prefixes(ids, answers, prompt, tokenizer):
         if start >= stop:
             raise UntrainableText(
                 "empty_labels", "an answer has no token of its own. Check its text and the tokenizer."
@@ -196,6 +195,45 @@ def _plain_prompt(turns: Sequence[Turn], template: Template) -> tuple[str, list[
     pictures = IMAGE_TOKEN * turns[0].text.count(IMAGE_TOKEN)
     prompt = pictures + turns[1].text + end_marker(template)
     return prompt, [(pictures, prompt)]
+
+
+Spans = list[tuple[int, int]]
+"""[start, stop) of each answer among the prompt's ids."""
+
+
+def _spans_of_prefixes(
+    ids: Sequence[int], answers: Sequence[tuple[str, str]], prompt: str, tokenizer: Any
+) -> Iterator[tuple[int, int]]:
+    """Each answer lies between what the prompt shares with its two prefixes; right for any tokenizer."""
+    for question, answered in answers:
+        start = _shared(ids, encode_prompt(question, tokenizer)[0])
+        yield start, len(ids) if answered == prompt else _shared(ids, encode_prompt(answered, tokenizer)[0])
+
+
+def _spans_of_rounds(
+    ids: Sequence[int], answers: Sequence[tuple[str, str]], template: Template, tokenizer: Any
+) -> Spans | None:
+    """The same from each round by itself, behind the end marker of the round before: a chat of n rounds is tokenized
+    three times instead of n times.
+
+    Returns:
+        None where the rounds' tokens are not those of the prompt.
+    """
+    marker = end_marker(template)
+    opening = encode_prompt(marker, tokenizer)[0]
+    spans: Spans = []
+    joined: list[int] = []
+    done = ""
+    for question, answered in answers:
+        before, skip = (marker, len(opening)) if done else ("", 0)
+        tokens = encode_prompt(before + answered[len(done) :], tokenizer)[0]
+        start = _shared(tokens, encode_prompt(before + question[len(done) :], tokenizer)[0])
+        if tokens[:skip] != opening[:skip] or start < skip:
+            return None
+        spans.append((len(joined) + start - skip, len(joined) + len(tokens) - skip))
+        joined += tokens[skip:]
+        done = answered
+    return spans if joined == list(ids) else None
 
 
 def _shared(left: Sequence[int], right: Sequence[int]) -> int:

@@ -8,6 +8,7 @@ import pytest
 from transformers import LlamaTokenizerFast
 
 from llava_ultra_ext.conversation import TEMPLATE_NAMES
+from llava_ultra_ext.data import tokenize
 from llava_ultra_ext.data.exam import Turn
 from llava_ultra_ext.data.tokenize import (
     IGNORE_INDEX,
@@ -81,6 +82,27 @@ def test_labels_are_the_answers_and_their_end_markers(kind, name, texts, tokeniz
     # The blank after `助手:` is part of the first answer token or a token of its own; none follows a line break.
     assert [text.removeprefix(" ") for text in said] == [answer + end for answer in texts[1::2]]
     assert all(label in (IGNORE_INDEX, id) for label, id in zip(encoded.labels, encoded.input_ids, strict=True))
+
+
+@pytest.mark.parametrize(("kind", "name", "texts"), cases())
+def test_round_by_round_gives_the_labels_of_prefixes(kind, name, texts, tokenizers, templates, monkeypatch):
+    given = turns_of(texts), templates[name], tokenizers[kind]
+    encoded = tokenize_turns(*given)
+    monkeypatch.setattr(tokenize, "_spans_of_rounds", lambda *_: None)
+    assert encoded == tokenize_turns(*given)
+
+
+def test_a_long_chat_is_tokenized_three_times_and_not_once_for_each_answer(tokenizers, templates, monkeypatch):
+    texts = ["<image>\n请描述。", "囊肿。", *["共几帧?", "1"] * 19]
+    count, encode = [], tokenize.encode_prompt
+
+    def counting(prompt, tokenizer):
+        count.append(len(prompt))
+        return encode(prompt, tokenizer)
+
+    monkeypatch.setattr(tokenize, "encode_prompt", counting)
+    tokenize_turns(turns_of(texts), templates["ultra_v1_zh"], tokenizers["legacy"])
+    assert sum(count) < 3.5 * count[0]  # from prefixes: 20 times
 
 
 @pytest.mark.parametrize("texts", CONVERSATIONS.values(), ids=CONVERSATIONS)
