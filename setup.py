@@ -18,6 +18,7 @@ EXTRAS = {
     "dicom": ["pydicom>=3,<4", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg"],
     "eval": ["jieba", "jinja2", "matplotlib", "sacrebleu", "shortuuid"],
     "phantom": ["scipy"],
+    "hospital": ["httpx", "openpyxl>=3.1", "psycopg[binary]>=3.2", "pydantic>=2.2", "sqlalchemy>=2.1", "tenacity>=9"],
     "dev": [
         "hypothesis",
         "mypy",
@@ -28,6 +29,7 @@ EXTRAS = {
         "pytest",
         "pytest-xdist",
         "ruff",
+        "types-openpyxl",
         "types-PyYAML",
         "types-requests",
         "types-tqdm",
@@ -44,8 +46,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["llava_ultra_ext", "llava_ultra_ext.*"]),
-    package_data={"llava_ultra_ext.eval": ["ultrasound_terms.txt", "examples.html.j2"]},
-    install_requires=["numpy", "pillow", "safetensors", "tqdm"],
+    package_data={
+        "llava_ultra_ext.data": ["sites.yaml"],
+        "llava_ultra_ext.eval": ["ultrasound_terms.txt", "examples.html.j2"],
+    },
+    install_requires=["numpy", "pillow", "pyyaml", "safetensors", "tqdm"],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["llava-ultra = llava_ultra_ext.cli:main"]},
     classifiers=[

@@ -6,18 +6,14 @@ one another, and no wording names a vessel, reverberation or calipers (`case.DIS
 
 from __future__ import annotations
 
+from llava_ultra_ext.data.sites import load_sites
+from llava_ultra_ext.data.sources.phantom import case
 from llava_ultra_ext.data.sources.phantom.case import Lesion
 
 Wordings = dict[str, tuple[str, ...]]
 
-SITES = {
-    "thyroid": "甲状腺",
-    "breast": "乳腺",
-    "liver": "肝脏",
-    "kidney": "肾脏",
-    "uterus": "子宫",
-    "prostate": "前列腺",
-}
+SITES = {key: load_sites().name(key) for key in case.SITES}
+"""Key of a site -> its name, as all records carry it."""
 
 PLACES: dict[str, Wordings] = {
     "thyroid": {"right": ("甲状腺右叶", "甲状腺右侧叶"), "left": ("甲状腺左叶", "甲状腺左侧叶")},
