@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("llava_ultra_ext.train.cache:main", "frozen features of every picture, computed once for all runs"),
     "score-frames": ("llava_ultra_ext.eval.score_frames:main", "teacher scores of every frame, after stage 1"),
     "import": ("llava_ultra_ext.data.importing:main", "SLAKE, OpenI, BUSI or your exams, ready to train and to score"),
+    "instruct": ("llava_ultra_ext.data.instructions.command:main", "stage 1 and stage 2 data from exams with reports"),
     "phantom": ("llava_ultra_ext.data.sources.phantom.generate:main", "synthetic ultrasound exams with known truth"),
     "answer": ("llava_ultra_ext.eval.generate:main", "answer a question file, exams included"),
     "score": ("llava_ultra_ext.eval.score:main", "score answers files against a gold file; loads no model"),
@@ -27,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 _KEPT = {
     "cache": "features so far are kept, the same command goes on from there",
     "import": "nothing was written; an earlier import stays as it was",
+    "instruct": "nothing was written; a chat model's answers are kept, the same command goes on from there",
     "answer": "answers so far are kept, the same command goes on from there",
     "score": "no scores were written",
     "report": "an earlier report stays as it was",

@@ -7,6 +7,7 @@ Neither shows any of its text when it is printed or logged: rows come before de-
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -142,7 +143,7 @@ def as_text(value: Any) -> str:
 
     What is no text in either encoding holds U+FFFD, by which `make_row` refuses it.
     """
-    if value is None or (isinstance(value, (float, Decimal)) and value != value):
+    if value is None or (isinstance(value, (float, Decimal)) and not _is_finite(value)):
         return ""
     if isinstance(value, (bytes, bytearray, memoryview)):
         value = decode(bytes(value))
@@ -155,6 +156,10 @@ def as_text(value: Any) -> str:
     except ValueError:  # a whole number of more than 4,300 digits
         text = "\ufffd"
     return text.replace("\r\n", "\n").replace("\r", "\n").strip("\ufeff \t\n\u3000\x0b\x0c")
+
+
+def _is_finite(value: float | Decimal) -> bool:
+    return value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)
 
 
 def decode(data: bytes) -> str:
