@@ -181,8 +181,10 @@ def _writer(options: argparse.Namespace, out: Path) -> tuple[Writer, Any]:
         )
     for noisy in ("httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    names = ("base_url", "model", "temperature", "max_tokens", "response_format", "timeout_s", "attempts")
-    names += ("first_wait_s", "requests_per_minute", "token_budget")
+    names = [
+        *("base_url", "model", "temperature", "max_tokens", "response_format", "timeout_s", "attempts"),
+        *("first_wait_s", "requests_per_minute", "token_budget"),
+    ]
     settings = ChatSettings(
         **{name: getattr(options, name) for name in names}, api_key=os.environ.get(KEY_VARIABLE, "")
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import csv
 import sqlite3
-import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -183,6 +182,3 @@ def _opened_bytes(path: Path) -> Any:
 
 def _not(encoding: str, path: Path, line: int) -> ValueError:
     return ValueError(f"{path.name}: is not {encoding} behind line {line}. Give its `encoding` in the mapping.")
-
-
-csv.field_size_limit(min(_LONGEST_CELL, sys.maxsize))

@@ -16,7 +16,7 @@ def exam(number: int, **changes: Any) -> dict[str, Any]:
         "exam_id": f"US-{number:05}",
         "image": [f"{number}/1.png", f"{number}/2.png"],
         "site": "甲状腺",
-        "findings": FINDINGS.replace("12mm", f"{12 + number % 7}mm"),
+        "findings": FINDINGS.replace("12mm", f"{12 + number}mm"),
         "diagnosis": "甲状腺右叶结节。",
     }
     return {key: value for key, value in {**record, **changes}.items() if value is not None}
