@@ -235,9 +235,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", help="its name there")
     add("--cache", help="file of its answers (OUT/answers.sqlite)")
     add("--workers", type=int, default=4, help="exams asked about at the same time (4)")
-    add("--requests-per-minute", type=float, default=0.0, help="0: no limit (0)")
+    add("--requests-per-minute", type=float, default=0.0, help="at most; 0: no limit (0)")
     add("--token-budget", type=int, default=0, help="tokens of all answers in the cache; 0: no limit (0)")
-    add("--temperature", type=float, default=0.0, help="(0)")
+    add("--temperature", type=float, default=0.0, help="of its sampling (0)")
     add("--max-tokens", type=int, default=1500, help="of an answer (1500)")
     add(
         "--response-format", choices=("json_object", "json_schema", "text"), default="json_object", help="(json_object)"
