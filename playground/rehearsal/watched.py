@@ -29,7 +29,8 @@ class Took:
     Args:
         seconds: by the clock, from start to end.
         cpu_seconds: of the processors.
-        peak_mb: the largest resident memory of a process of it; pages of weight files count.
+        peak_mb: the largest resident memory of a process of it; pages of weight files count, and Linux starts counting
+            from what the parent has.
         gpu_mb: the most that was in use on the GPU, over what was before; None without one.
         start_s: from the start to the first step, which is imports and loading.
         steps_s: of each step.

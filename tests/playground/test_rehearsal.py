@@ -23,7 +23,7 @@ from parts import Part, Rehearsal, due
 from processes import ROOT
 from rehearse import assumptions, options_of
 from shapes import CLIP_L, LLAMAS, QUICK, SAM_L, ClipShape, LlamaShape, Shapes
-from watched import StepClock, run_watched
+from watched import StepClock
 
 # T = 4 tokens of 2 + SAM's 3 * 4 cells; D = 4, two query heads over one key head of 2 channels, mlp 6, 10 words.
 SMALL = Shapes(
@@ -174,9 +174,19 @@ def test_steps_are_timed_from_the_log():
 
 
 def test_memory_of_a_command_is_seen(tmp_path):
+    """In a small process of its own: a child's peak is never below what its parent had when it was started."""
     code = "x = bytearray(300 << 20); print(\"{'loss': 1}\")"
-    took = run_watched("some memory", [sys.executable, "-c", code], tmp_path / "log", {}, 0, gpu=False)
-    assert 300 < took.peak_mb < 400 and took.seconds > 0 and took.steps_s == []
+    watch = f"""
+import sys, json
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from watched import run_watched
+took = run_watched("some memory", [sys.executable, "-c", {code!r}], Path({str(tmp_path / "log")!r}), {{}}, 0, gpu=False)
+print(json.dumps([took.peak_mb, took.seconds, took.steps_s]))
+"""
+    told = subprocess.run([sys.executable, "-c", watch], capture_output=True, text=True, check=True).stdout
+    peak_mb, seconds, steps_s = json.loads(told)
+    assert 300 < peak_mb < 400 and seconds > 0 and steps_s == []
 
 
 def test_too_little_room_is_said_before_anything_is_made(tmp_path, monkeypatch, capsys):

@@ -177,7 +177,7 @@ OTHERS = {
     "scores of other data": (other_findings, "--frame_scores ", "was computed for another data (", "score-frames"),
     "not a scores file": (no_scores, "its first line is not a header of format ultra_frame_scores/1"),
     "no scores file": (flag(frame_scores="nowhere.jsonl"), "--frame_scores nowhere.jsonl: no such file"),
-    "adapter of another shape": (other_shape, "mm_projector.bin does not fit this projector: missing", "--adr_weights"),
+    "adapter of another shape": (other_shape, "mm_projector.bin does not fit this projector", "--mm_fusion_alpha"),
     "no adapter": (flag(pretrain_mm_mlp_adapter="nowhere.bin"), "--pretrain_mm_mlp_adapter nowhere.bin: no such file"),
     "SAM of another size": (
         other_sam_size,
