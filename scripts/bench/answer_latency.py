@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from making import LLMS, QUESTION, TEMPLATE, build, keeping_features, make_encoders, make_llm, make_pictures
-from measuring import BLUE, GREY, RED, add_flags, head, line_from, median_ratio, medians, new_figure, timed, write
+from measuring import BLUE, GREY, RED, add_flags, fill, line_from, median_ratio, medians, new_figure, tell, timed
 
 from llava_ultra_ext.activate import arm
 from llava_ultra_ext.eval.answerer import Answerer, Decoding
@@ -170,9 +170,7 @@ def settle(args: argparse.Namespace) -> None:
     usual |= {"dtype": "float32" if cpu else "float16", "runs": 3, "uncached": [1, AT] if cpu else list(FRAMES)}
     if args.quick:
         usual |= {"size": 128, "llm": "small", "layers": None, "tokens": 4, "runs": 1}
-    vars(args).update({name: value for name, value in usual.items() if getattr(args, name) is None})
-    if not {1, AT} <= set(args.uncached) <= set(FRAMES):
-        raise SystemExit(f"--uncached {args.uncached}: must hold 1 and {AT}, and may hold {FRAMES}.")
+    fill(args, usual, AT, FRAMES)
 
 
 def main() -> int:
@@ -196,14 +194,7 @@ def main() -> int:
         f"cached_k8_over_k1 <= {MOST_CACHED}": result["cached_k8_over_k1"] <= MOST_CACHED,
         f"caption_over_cached >= {LEAST_CAPTION}": result["caption_over_cached"] >= LEAST_CAPTION,
     }
-    result = {**head(args), **result, "targets": targets, "judged": not args.quick}
-    for name, value in result.items():
-        if isinstance(value, float):
-            print(f"{name:28}{value:.4g}")
-    for target, met in targets.items():
-        print(f"target {target}: {'not judged: small models' if args.quick else 'met' if met else 'MISSED'}")
-    write(result, args, draw)
-    return 0 if args.quick or all(targets.values()) else 1
+    return tell(result, targets, args, draw)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,44 @@ def write(result: Mapping[str, Any], args: argparse.Namespace, draw: Callable[[A
         draw(result, args.plot)
 
 
+def fill(args: argparse.Namespace, usual: Mapping[str, Any], at: int, frames: Sequence[int]) -> None:
+    """Defaults for the flags that were not given.
+
+    Args:
+        args: changed in place.
+        usual: flag -> its default here.
+        at: the k of the targets; `args.uncached` must hold it and 1.
+        frames: all k.
+
+    Raises:
+        SystemExit: `--uncached` lacks one of them, or has another k.
+    """
+    vars(args).update({name: value for name, value in usual.items() if getattr(args, name) is None})
+    if not {1, at} <= set(args.uncached) <= set(frames):
+        raise SystemExit(f"--uncached {args.uncached}: must hold 1 and {at}, and may hold {tuple(frames)}.")
+
+
+def tell(
+    found: Mapping[str, Any], targets: Mapping[str, bool], args: argparse.Namespace, draw: Callable[[Any, Path], None]
+) -> int:
+    """Prints figures and verdicts and writes the files; the exit status, 1 when a target is missed.
+
+    Args:
+        found: the figures.
+        targets: each with whether it is met; with --quick they are not judged.
+        args: of `add_flags`.
+        draw: the plot.
+    """
+    result = {**head(args), **found, "targets": dict(targets), "judged": not args.quick}
+    for name, value in result.items():
+        if isinstance(value, float):
+            print(f"{name:28}{value:.4g}")
+    for target, met in targets.items():
+        print(f"target {target}: {'not judged: small models' if args.quick else 'met' if met else 'MISSED'}")
+    write(result, args, draw)
+    return 0 if args.quick or all(targets.values()) else 1
+
+
 def head(args: argparse.Namespace) -> dict[str, Any]:
     """How a result file starts: the machine, torch, and what was asked for."""
     asked = {name: value for name, value in vars(args).items() if name not in ("json", "plot")}

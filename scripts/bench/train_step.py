@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 from making import LLMS, TEMPLATE, build, keeping_features, make_encoders, make_llm, make_pictures, write_exams
-from measuring import Parts, add_flags, head, line_from, medians, write
+from measuring import Parts, add_flags, fill, line_from, medians, tell
 from step_plot import draw
 from stepping import Side, Trainee
 
@@ -187,9 +187,7 @@ def settle(args: argparse.Namespace) -> None:
     }
     if args.quick:
         usual |= {"size": 128, "llm": "small", "layers": None, "runs": 1, "steps": 1, "batch": 1, "workers": 0}
-    vars(args).update({name: value for name, value in usual.items() if getattr(args, name) is None})
-    if not {1, AT} <= set(args.uncached) <= set(FRAMES):
-        raise SystemExit(f"--uncached {args.uncached}: must hold 1 and {AT}, and may hold {FRAMES}.")
+    fill(args, usual, AT, FRAMES)
 
 
 def main() -> int:
@@ -212,17 +210,9 @@ def main() -> int:
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory(prefix="bench-step-") as work:
         result = measure(args, Path(work))
-    targets = verdict(result)
-    result = {**head(args), **result, "targets": targets, "judged": not args.quick}
-    for name, value in result.items():
-        if isinstance(value, float):
-            print(f"{name:28}{value:.4g}")
     for side in ("stock_k1", f"ultra_k{AT}", f"ultra_cached_k{AT}"):
         print(f"{side}: " + ", ".join(f"{part} {share:.1%}" for part, share in result["shares"][side].items()))
-    for target, met in targets.items():
-        print(f"target {target}: {'not judged: small models' if args.quick else 'met' if met else 'MISSED'}")
-    write(result, args, draw)
-    return 0 if args.quick or all(targets.values()) else 1
+    return tell(result, verdict(result), args, draw)
 
 
 if __name__ == "__main__":
