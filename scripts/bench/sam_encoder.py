@@ -24,8 +24,10 @@ from measuring import BLUE, GREY, RED, add_flags, head, median_ratio, medians, n
 from torch import Tensor, nn
 
 sys.path.append(str(Path(__file__).parents[2] / "tests" / "vision"))
+sys.path.append(str(Path(__file__).parents[2] / "playground" / "rehearsal"))
 from tiny import segment_anything  # the tests know how to import it without torchvision
 
+from flops import sam_frame
 from llava_ultra_ext.vision.sam import SamShape
 from llava_ultra_ext.vision.sam_weights import load_sam, read_shape
 
@@ -68,16 +70,6 @@ def make_encoders(folder: Path, size: int, quick: bool) -> tuple[SamShape, dict[
     )
     theirs.load_state_dict(ours.state_dict())
     return shape, {"ours": ours, "segment_anything": theirs.eval(), "transformers": model.vision_encoder}
-
-
-def products(shape: SamShape, size: int) -> float:
-    """Floating-point operations of a picture's matrix products, without padding of windows."""
-    tokens, hidden = (size // shape.patch_size) ** 2, shape.hidden_size
-    linear = 2 * tokens * (4 * hidden * hidden + 2 * hidden * shape.mlp_size)
-    whole = len(shape.global_layers)
-    attention = 4 * tokens * hidden * (whole * tokens + (shape.layers - whole) * shape.window_size**2)
-    ends = 2 * tokens * (3 * shape.patch_size**2 * hidden + shape.out_channels * (hidden + 9 * shape.out_channels))
-    return float(shape.layers * linear + attention + ends)
 
 
 def peak_rate(device: str, dtype: torch.dtype) -> float:
@@ -125,10 +117,10 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 spent[name].append(seconds / args.batch)
             error[name] = float((output.float().cpu() - exact).abs().max())
         print(f"run {run}: " + "  ".join(f"{name} {times[-1]:.3f} s" for name, times in spent.items() if times))
-    limit = products(shape, args.size) / peak_rate(args.device, dtype)
+    limit = sam_frame(shape, args.size) / peak_rate(args.device, dtype)
     told = medians({f"{name}_s": times for name, times in spent.items()})
     ratios = {name: median_ratio(spent["ours"], spent[name.removesuffix("_s")]) for name in TARGETS}
-    told |= {"matmul_limit_s": limit, "gflop": products(shape, args.size) / 1e9, "ratios": ratios}
+    told |= {"matmul_limit_s": limit, "gflop": sam_frame(shape, args.size) / 1e9, "ratios": ratios}
     return {**told, "max_abs_error": error["ours"], "their_error": error["segment_anything"]}
 
 
