@@ -146,7 +146,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(24, 30, 8, 24, 4, 4, 4, 2, 2, batch=4, frames=(2, 4)),
-    "quick": Scale(640, 60, 800, 1000, 80, 800, 600, 150, 70, batch=8),
-    "full": Scale(2000, 150, 2000, 2000, 150, 2000, 1400, 300, 250),
+    "quick": Scale(560, 50, 800, 1000, 80, 700, 500, 150, 50, batch=8),
+    "full": Scale(1000, 120, 1500, 1500, 120, 1400, 1000, 250, 110, batch=8),
 }
 """smoke: for the tests; it shows that every step runs, its numbers mean nothing."""
