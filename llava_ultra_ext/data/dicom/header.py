@@ -90,9 +90,10 @@ def read_header(file: Path, modalities: Collection[str], limits: Limits) -> Head
         options = _options(dataset, limits)
         _check_decoder(syntax)
         if "PixelData" in dataset:  # deflated: read as a whole
-            pixels: int | bytes = bytes(dataset.PixelData)
+            inflated = bytes(dataset.PixelData)
+            pixels: int | bytes = inflated
             options |= {"pixel_keyword": "PixelData", "pixel_vr": dataset["PixelData"].VR}
-            available = len(pixels)
+            available = len(inflated)
             del dataset.PixelData
         else:
             pixels, available, described = _pixels(stream, dataset)

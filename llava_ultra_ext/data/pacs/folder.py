@@ -1,0 +1,109 @@
+"""Studies of DICOM files that lie in a folder already, such as an export or a disc."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llava_ultra_ext.data.dicom.files import dicom_files
+from llava_ultra_ext.data.dicom.refusal import Refused, refusing
+from llava_ultra_ext.data.pacs.source import Failure, Fetched, Query, SourceError, Study, once
+from llava_ultra_ext.data.pacs.spool import Spool
+
+_READ = ("StudyInstanceUID", "SOPInstanceUID", "AccessionNumber", "StudyDate", "Modality")
+
+
+class _File(NamedTuple):
+    path: Path
+    study: Study
+    instance: str
+
+
+@dataclass
+class FolderSource:
+    """Files of a folder, grouped by study. Their headers are read once, when first asked.
+
+    Args:
+        folder: a tree, or its DICOMDIR.
+    """
+
+    folder: Path
+
+    @cached_property
+    def _index(self) -> tuple[list[_File], dict[Path, Refused]]:
+        files: list[_File] = []
+        refused: dict[Path, Refused] = {}
+        try:
+            for path in dicom_files(self.folder):
+                try:
+                    files.append(_read(path))
+                except Refused as reason:
+                    refused[path] = reason
+        except (OSError, ValueError) as error:
+            raise SourceError(str(error)) from None
+        return files, refused
+
+    @property
+    def refused(self) -> dict[Path, Refused]:
+        """File -> why it belongs to no study.
+
+        Raises:
+            SourceError: no such folder.
+        """
+        return self._index[1]
+
+    @cached_property
+    def _by_study(self) -> dict[tuple[str, str], dict[str, Path]]:
+        found: dict[tuple[str, str], dict[str, Path]] = {}
+        for file in self._index[0]:
+            found.setdefault((file.study.uid, file.study.modality), {}).setdefault(file.instance, file.path)
+        return found
+
+    def studies(self, query: Query) -> Iterator[Study]:
+        """Studies that match, in the order of their first files.
+
+        Raises:
+            SourceError: no such folder.
+        """
+        wanted = frozenset(query.accession_numbers)
+        first, last = query.date_range.split("-") if query.dates else ("", "99999999")
+        return once(
+            file.study
+            for file in self._index[0]
+            if file.study.modality == query.modality
+            and (not wanted or file.study.accession_number in wanted)
+            and first <= file.study.date <= last
+        )
+
+    def fetch(self, study: Study, folder: Path) -> Fetched:
+        """Copy what is missing. Files that a DICOMDIR lists and the folder lacks: `dicom.files.listed_but_absent`."""
+        spool, failed = Spool(folder, study), []
+        files = self._by_study.get((study.uid, study.modality), {})
+        for uid in spool.missing(files):
+            try:
+                spool.store(uid, files[uid])
+            except OSError as error:
+                failed.append(Failure(spool.path(uid).stem, f"cannot be copied ({error.strerror})"))
+        return spool.fetched(failed)
+
+
+def _read(path: Path) -> _File:
+    header = _header(path)
+    uid, instance, number, day, modality = (str(header.get(keyword) or "").strip() for keyword in _READ)
+    return _File(path, Study(uid, number, day, modality), instance)
+
+
+def _header(path: Path) -> Any:
+    from pydicom import dcmread
+
+    with refusing("not_dicom", "the header cannot be read."):
+        try:
+            header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(_READ))
+        except OSError as error:
+            raise Refused("unreadable_file", f"it cannot be opened ({error.strerror}).") from None
+        if not header.get("StudyInstanceUID") or not header.get("SOPInstanceUID"):
+            raise Refused("not_dicom", "it names no study or no instance. Leave it out.")
+        return header
