@@ -4,8 +4,10 @@
    spectrum and waveform. Our choice: the union, not the largest, since a report describes the spectrum below a duplex
    picture, or both halves of a dual one, too. Regions that together fill the whole picture say nothing.
 2. Else the pixels. Our choice: of a cine, those that change (banners, scales and borders are still); of a still, or a
-   cine in which almost nothing changes, those that are not dark. They are counted in cells, and the largest connected
-   patch of busy cells is the scan: letters are thin and stand apart. A patch too small to be a scan is none.
+   cine in which almost nothing changes, those that differ from a neighbour, as speckle does everywhere and a flat
+   banner only at the edges of its letters. They are counted in cells; the box goes round the largest connected patches
+   of busy cells, several where a dark heart chamber or a dual picture parts the scan. Lines of text are smaller. Where
+   no patch is large enough to be a scan, the box is the whole picture and says so.
 """
 
 from __future__ import annotations
@@ -19,18 +21,21 @@ import numpy.typing as npt
 from llava_ultra_ext.data.dicom.colours import Pixels
 
 _SCAN_FORMATS = (1, 2, 3, 4)  # Region Spatial Format (0018,6012): 2-D, M-mode, spectral, waveform; not graphics
-_CELL = 8  # pixels; wider than the strokes of a banner's letters, narrower than the gap to the scan
-_BUSY = 0.4  # of a cell's pixels
-_DARK = 20  # grey levels; black with the noise of lossy compression is below
+_CELLS = 100  # across the picture; a cell is wider than the strokes of letters, narrower than the gap to the scan
+_SMALLEST_CELL = 4  # pixels
+_BUSY = 0.5  # of a cell's pixels
 _STILL = 12  # grey levels between the darkest and the brightest value of a pixel; compression noise is below
+_BLACK = 10  # grey levels; the ripples of lossy compression round white letters are below
+_FLAT = 2  # grey levels between neighbours; below is no speckle
 _SMALLEST = 0.03  # of the picture
+_BESIDE = 0.2  # of the largest patch; a smaller one is text or a colour scale
 
 
 class Box(NamedTuple):
     """Half-open pixel range: columns `left` to `right`, rows `top` to `bottom`.
 
     Args:
-        found: `header`, `motion`, `brightness`, or `whole` when nothing was found and the box is the whole picture,
+        found: `header`, `motion`, `texture`, or `whole` when nothing was found and the box is the whole picture,
             so that a banner may be inside.
     """
 
@@ -89,33 +94,43 @@ def _region(region: Any) -> Box | None:
 
 
 def _from_pixels(first: Pixels, others: Iterable[Pixels]) -> Box | None:
-    low = high = first.max(axis=-1)  # (H, W), the brightest sample: colour Doppler on black is not dark
+    low = high = first.max(axis=-1)  # (H, W), the brightest sample: colour Doppler counts as tissue does
     for frame in others:
         value = frame.max(axis=-1)
         low, high = np.minimum(low, value), np.maximum(high, value)
-    moving = _largest_patch(high - low >= _STILL)
+    moving = _large_patches(high - low >= _STILL)
     if moving is not None:
         return moving._replace(found="motion")
-    bright = _largest_patch(high >= _DARK)
-    return None if bright is None else bright._replace(found="brightness")
+    speckle = _large_patches(_textured(first.max(axis=-1)))
+    return None if speckle is None else speckle._replace(found="texture")
 
 
-def _largest_patch(mask: npt.NDArray[np.bool_]) -> Box | None:
-    """The box round the largest connected patch of busy cells."""
+def _textured(value: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """(H, W): not black, and differs from the pixel to the right or below."""
+    signed = value.astype(np.int16)
+    mask = np.zeros(value.shape, dtype=bool)
+    mask[:, :-1] = np.abs(np.diff(signed, axis=1)) >= _FLAT
+    mask[:-1] |= np.abs(np.diff(signed, axis=0)) >= _FLAT
+    return mask & (value >= _BLACK)
+
+
+def _large_patches(mask: npt.NDArray[np.bool_]) -> Box | None:
+    """The box round the largest connected patch of busy cells and those that are not much smaller."""
     from scipy import ndimage
 
     height, width = mask.shape
-    rows, columns = -(-height // _CELL), -(-width // _CELL)
-    padded = np.zeros((rows * _CELL, columns * _CELL), dtype=bool)
+    cell = max(_SMALLEST_CELL, max(height, width) // _CELLS)
+    rows, columns = -(-height // cell), -(-width // cell)
+    padded = np.zeros((rows * cell, columns * cell), dtype=bool)
     padded[:height, :width] = mask
-    busy = padded.reshape(rows, _CELL, columns, _CELL).mean(axis=(1, 3)) >= _BUSY  # (rows, columns) of cells
+    busy = padded.reshape(rows, cell, columns, cell).mean(axis=(1, 3)) >= _BUSY  # (rows, columns) of cells
+    busy = ndimage.binary_opening(busy, np.ones((3, 3)))  # a line of text is one or two cells high
     labels, count = ndimage.label(busy)
-    if not count:
+    sizes = np.bincount(labels.ravel(), minlength=1)[1:]
+    if not count or sizes.max() * cell**2 < _SMALLEST * height * width:
         return None
-    sizes = np.bincount(labels.ravel())[1:]
-    vertical, horizontal = ndimage.find_objects(labels)[int(sizes.argmax())]
-    if sizes.max() * _CELL**2 < _SMALLEST * height * width:
-        return None
-    left, right = horizontal.start * _CELL, min(width, horizontal.stop * _CELL)
-    top, bottom = vertical.start * _CELL, min(height, vertical.stop * _CELL)
-    return Box(left, top, right, bottom)
+    places = ndimage.find_objects(labels)
+    large = [place for place, size in zip(places, sizes, strict=True) if size >= _BESIDE * sizes.max()]
+    top, left = (min(place[axis].start for place in large) * cell for axis in (0, 1))
+    bottom, right = (max(place[axis].stop for place in large) * cell for axis in (0, 1))
+    return Box(left, top, min(width, right), min(height, bottom))
