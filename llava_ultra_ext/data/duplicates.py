@@ -1,7 +1,8 @@
 """Equal pictures under several names, and one picture or one exam in several splits.
 
 Pictures are compared by a hash of their decoded pixels, so that a picture that was saved again without loss (PNG)
-counts as equal, whatever its metadata, palette or alpha channel. A picture that was compressed again (JPEG) does not.
+counts as equal, whatever its metadata, palette or alpha channel. A picture that was compressed again (JPEG) does not;
+`near_duplicates` finds it by a perceptual hash.
 """
 
 from __future__ import annotations
@@ -14,8 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from llava_ultra_ext.data.pictures import PROGRESS_FROM, Fault, check_picture, inside_folder, open_picture
 from llava_ultra_ext.data.sources.source import Item
+
+NEAR = 4
+"""Bits of 64 in which the perceptual hashes of near-duplicates differ at most. Our choice: copies of one picture that
+were compressed again differ by 0 to 2."""
 
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Modes that become RGB without loss of what a picture shows; 16-bit pictures would be cut off."""
@@ -93,6 +100,31 @@ def find_duplicates(items: Sequence[Item], splits: Mapping[str, str], pictures: 
     across = sum(len(row["splits"]) > 1 for row in rows)
     exams = _exams_in_several_splits(items, splits)
     return Duplicates([*rows, *exams], across, sum(len(row.get("labels", ())) > 1 for row in rows), len(exams))
+
+
+def near_duplicates(pictures: Iterable[Image.Image], distance: int = NEAR) -> list[int | None]:
+    """For each picture the first earlier one that looks the same, as a 0-based number; None for a new one.
+
+    A picture is compared with new ones only, so that a slow sweep is not one long chain of near-duplicates. They are
+    marked, not deleted: what to do with them is the caller's choice.
+
+    Args:
+        pictures: gone through once and not kept.
+        distance: bits of the 64-bit perceptual hash (imagehash.phash).
+    """
+    try:
+        from imagehash import ImageHash, phash
+    except ImportError:
+        raise RuntimeError("near-duplicates need `pip install llava_ultra_ext[hospital]` (imagehash).") from None
+    marks: list[int | None] = []
+    new: list[tuple[int, ImageHash]] = []
+    for number, picture in enumerate(pictures):
+        hashed = phash(picture)
+        same = next((other for other, known in new if known - hashed <= distance), None)
+        if same is None:
+            new.append((number, hashed))
+        marks.append(same)
+    return marks
 
 
 def _exams_in_several_splits(items: Sequence[Item], splits: Mapping[str, str]) -> list[dict[str, Any]]:

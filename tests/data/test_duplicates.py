@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from import_case import picture
 from PIL import Image
 
-from llava_ultra_ext.data.duplicates import find_duplicates, look_at
+from llava_ultra_ext.data.duplicates import find_duplicates, look_at, near_duplicates
 from llava_ultra_ext.data.sources.source import Item
 
 
@@ -59,3 +60,23 @@ def test_equal_names_and_equal_contents(tmp_path: Path) -> None:
         ("name", ["test", "validate"], ["three", "two"]),
     ]
     assert (found.across_splits, found.conflicts) == (2, 0)
+
+
+def test_near_duplicates_are_marked_by_the_first_of_them() -> None:
+    pytest.importorskip("imagehash", reason="llava_ultra_ext[hospital] is not installed")
+    import io
+
+    def drawn(seed: int) -> Image.Image:
+        shades = np.random.default_rng(seed).integers(0, 256, (6, 8), np.uint8)
+        return Image.fromarray(shades).resize((320, 240), Image.Resampling.BICUBIC)
+
+    def again(picture: Image.Image, quality: int) -> Image.Image:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=quality)
+        return Image.open(file)
+
+    one, two = drawn(1), drawn(2)
+    assert near_duplicates([one, again(one, 40), two, again(two, 30), one.resize((160, 120)), drawn(3)]) == [
+        None, 0, None, 2, 0, None,
+    ]  # fmt: skip
+    assert near_duplicates([]) == []

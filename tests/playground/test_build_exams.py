@@ -16,7 +16,7 @@ pytest.importorskip("data_store", reason="the quick start's pictures come with p
 
 import build_exams  # noqa: E402
 import demo_texts  # noqa: E402
-from dicom_frames import Source, collect_sources, local_files, to_rgb  # noqa: E402
+from dicom_frames import Source, collect_sources, local_files  # noqa: E402
 from llava_ultra_ext import cli  # noqa: E402
 
 
@@ -178,23 +178,6 @@ def test_no_cine_says_what_to_do():
     still = Source("a.dcm", "pydicom", "RGB", np.zeros((1, 100, 100, 3), np.uint8))
     with pytest.raises(ValueError, match="pip install pydicom"):
         build_exams.plan_exams([still], 4, 4, 0)
-
-
-@pytest.mark.parametrize(("photometric", "first"), [("MONOCHROME2", 0), ("MONOCHROME1", 255)])
-def test_sixteen_bit_grey_is_spread_over_eight_bits(photometric, first):
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 1, 3, 1
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
-    dataset.PhotometricInterpretation = photometric
-    dataset.PixelData = np.array([1000, 2000, 3000], np.uint16).tobytes()
-    frames = to_rgb(dataset)
-    assert frames.shape == (1, 1, 3, 3) and frames.dtype == np.uint8
-    assert [int(value) for value in frames[0, 0, :, 0]] in ([first, 128, 255 - first], [first, 127, 255 - first])
 
 
 def test_broken_and_foreign_files_are_listed_not_fatal(tmp_path):

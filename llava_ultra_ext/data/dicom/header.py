@@ -228,4 +228,7 @@ def _check_length(syntax: str, options: dict[str, Any], available: int) -> None:
     if options["photometric_interpretation"] == "YBR_FULL_422":
         needed = needed * 2 // 3  # two pixels share their colour, PS3.3 C.7.6.3.1.2
     if available < needed:
-        raise Refused("broken_pixels", "there are fewer pixels than the header says. Export the file again.")
+        raise Refused(
+            "broken_pixels",
+            "the frames cannot be decoded: there are fewer pixels than the header says. Export it again.",
+        )

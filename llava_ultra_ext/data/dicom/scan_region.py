@@ -116,7 +116,7 @@ def _textured(value: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 
 def _large_patches(mask: npt.NDArray[np.bool_]) -> Box | None:
     """The box round the largest connected patch of busy cells and those that are not much smaller."""
-    from scipy import ndimage
+    from scipy import ndimage  # type: ignore[import-untyped]
 
     height, width = mask.shape
     cell = max(_SMALLEST_CELL, max(height, width) // _CELLS)

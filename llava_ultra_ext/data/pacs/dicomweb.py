@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from llava_ultra_ext.data.dicom.refusal import Refused, refusing
 from llava_ultra_ext.data.pacs.retries import Passing, Retries
 from llava_ultra_ext.data.pacs.source import Failure, Fetched, Query, SourceError, Study, once
 from llava_ultra_ext.data.pacs.spool import Spool
 
-_T = TypeVar("_T")
 _TAGS = {"study": "0020000D", "series": "0020000E", "instance": "00080018", "number": "00080050", "date": "00080020"}
 _BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))  # HTTP status that may pass
 _PAGE = 200  # rows a search
@@ -51,7 +50,7 @@ class DicomWebSource:
     client_certificate: Path | None = None
     client_key: Path | None = field(default=None, repr=False)
     timeout: float = 60.0
-    retries: Retries = Retries()
+    retries: Retries = field(default_factory=Retries)
 
     def __post_init__(self) -> None:
         from urllib.parse import urlsplit
@@ -117,7 +116,8 @@ class DicomWebSource:
 
     def _instances(self, study: Study) -> dict[str, str]:
         """Instance UID -> series UID, of the series of the study's modality."""
-        client, places = self._client, {}
+        client = self._client
+        places: dict[str, str] = {}
         filters = {"Modality": study.modality}
 
         def series(**page: int) -> Any:
@@ -179,4 +179,4 @@ def _answer(action: Any) -> Any:
 
 def _value(row: Mapping[str, Any], name: str) -> str:
     values = row.get(_TAGS[name], {}).get("Value") or [""]
-    return cast(str, str(values[0] or "")).strip()
+    return str(values[0] or "").strip()

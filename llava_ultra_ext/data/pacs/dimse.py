@@ -56,7 +56,7 @@ class DimseSource:
     certificate: Path | None = None
     key: Path | None = field(default=None, repr=False)
     timeout: float = 60.0
-    retries: Retries = Retries()
+    retries: Retries = field(default_factory=Retries)
 
     def __post_init__(self) -> None:
         if self.retrieve not in ("get", "move"):
@@ -76,12 +76,9 @@ class DimseSource:
         return once(study for matching in query.matchings() for study in self._studies(matching, query.modality))
 
     def _studies(self, matching: Mapping[str, str], modality: str) -> Iterator[Study]:
-        for found in self._find("STUDY", {**matching, "StudyInstanceUID": ""}):
-            yield Study(
-                _text(found, "StudyInstanceUID"),
-                *(_text(found, key) for key in ("AccessionNumber", "StudyDate")),
-                modality,
-            )
+        for row in self._find("STUDY", {**matching, "StudyInstanceUID": ""}):
+            uid, number, day = (_text(row, key) for key in ("StudyInstanceUID", "AccessionNumber", "StudyDate"))
+            yield Study(uid, number, day, modality)
 
     def fetch(self, study: Study, folder: Path) -> Fetched:
         """Fetch what is missing; what does not come after all retries is listed."""
@@ -193,9 +190,9 @@ class DimseSource:
         entity.require_called_aet = True
         with ExitStack() as closing:
             try:
-                context = self._server_tls() if self.ca_file is not None else None
+                tls = self._server_tls() if self.ca_file is not None else None
                 address = (self.receive_host, self.receive_port)
-                server = entity.start_server(address, block=False, ssl_context=context, evt_handlers=list(handlers))
+                server = entity.start_server(address, block=False, ssl_context=tls, evt_handlers=list(handlers))
             except OSError as error:
                 raise SourceError(f"receive_port {self.receive_port} cannot be opened ({error.strerror}).") from None
             closing.callback(server.shutdown)

@@ -11,7 +11,7 @@ _LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-class Passing(Exception):  # noqa: N818  what it says is that the fault may pass
+class Passing(Exception):
     """A fault that may pass: no connection, a time-out, a server that is busy. The message names no patient."""
 
 

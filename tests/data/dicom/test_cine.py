@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip("pydicom", reason="llava_ultra_ext[dicom] is not installed")
 
-from made_file import made, write  # noqa: E402
+from made_file import made, write
 
-from llava_ultra_ext.data.dicom.cine import by_change, choose_frames, uniform  # noqa: E402
-from llava_ultra_ext.data.dicom.instance import open_instance  # noqa: E402
-from llava_ultra_ext.data.dicom.scan_region import Box  # noqa: E402
+from llava_ultra_ext.data.dicom.cine import by_change, choose_frames, uniform
+from llava_ultra_ext.data.dicom.instance import open_instance
+from llava_ultra_ext.data.dicom.scan_region import Box
 
 
 def flat(*levels: int) -> list[np.ndarray]:

@@ -10,20 +10,20 @@ import pytest
 
 pytest.importorskip("pydicom", reason="llava_ultra_ext[dicom] is not installed")
 
-from dicom_frames import local_files  # noqa: E402
-from hypothesis import HealthCheck, given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from made_file import made, write  # noqa: E402
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless  # noqa: E402
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made_file import made, write
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
-from llava_ultra_ext.data.dicom.header import Limits  # noqa: E402
-from llava_ultra_ext.data.dicom.instance import open_instance  # noqa: E402
-from llava_ultra_ext.data.dicom.refusal import REASONS, Refused  # noqa: E402
+from dicom_frames import local_files
+from llava_ultra_ext.data.dicom.header import Limits
+from llava_ultra_ext.data.dicom.instance import open_instance
+from llava_ultra_ext.data.dicom.refusal import REASONS, Refused
 
 LIMITS = Limits(frame_pixels=2**20, frames=100, smallest_side=1, inflated_bytes=2**22)
 SECONDS = 20.0  # of a file of at most 260 KB, on a loaded machine; a hang is for ever
-NAMES = ("SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_rle_2frame.dcm", "JPEG2000.dcm", "JPGExtended.dcm", "SC_rgb_jls_lossy_line.dcm",
-         "SC_rgb_jpeg_gdcm.dcm", "examples_ybr_color.dcm")  # fmt: skip
+NAMES = ("SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_rle_2frame.dcm", "JPEG2000.dcm", "JPGExtended.dcm", "SC_rgb_jpeg_gdcm.dcm",
+         "SC_rgb_jls_lossy_line.dcm", "examples_ybr_color.dcm")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +63,29 @@ def mutated(data: bytes, cut: float, changes: list[tuple[float, bytes]], front: 
     return bytes(result)
 
 
-changes = st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8) | st.sampled_from(
-    [b"\xff\xff\xff\xff", b"\x00\x00\x00\x00", b"\xff\xff", b"SQ", b"UN\x00\x00", b"\xfe\xff\xdd\xe0", b"\xfe\xff\x00\xe0"]
-)), max_size=6)  # fmt: skip
+TELLING = (
+    b"\xff\xff\xff\xff",
+    b"\x00\x00\x00\x00",
+    b"\xff\xff",
+    b"SQ",
+    b"UN\x00\x00",
+    b"\xfe\xff\xdd\xe0",
+    b"\xfe\xff\x00\xe0",
+)
+"""Lengths, kinds of values, and ends of items and sequences."""
+
+changes = st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8) | st.sampled_from(TELLING)), max_size=6)
+QUIET = [HealthCheck.function_scoped_fixture]  # the file is written anew each time
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
 @given(
-    which=st.integers(0, 9), cut=st.just(1.0) | st.floats(0, 1), places=changes, front=st.sampled_from([200, 2000, 10**9])
+    which=st.integers(0, 9),
+    cut=st.just(1.0) | st.floats(0, 1),
+    places=changes,
+    front=st.sampled_from([200, 2000, 10**9]),
 )
 def test_mutated_files(
     seeds: list[bytes], tmp_path: Path, which: int, cut: float, places: list[tuple[float, bytes]], front: int
@@ -80,7 +95,7 @@ def test_mutated_files(
     outcome(path)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=50, deadline=None, suppress_health_check=QUIET, derandomize=True)
 @given(data=st.binary(max_size=600), part10=st.booleans())
 def test_any_bytes(tmp_path: Path, data: bytes, part10: bool) -> None:
     path = tmp_path / "a"

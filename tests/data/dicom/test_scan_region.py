@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("pydicom", reason="llava_ultra_ext[dicom] is not installed")
 
-from pydicom.dataset import Dataset  # noqa: E402
-from pydicom.sequence import Sequence  # noqa: E402
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
-from llava_ultra_ext.data.dicom.scan_region import Box, scan_region  # noqa: E402
+from llava_ultra_ext.data.dicom.scan_region import Box, scan_region
 
 HEIGHT, WIDTH = 400, 600
 SCAN = (slice(80, 360), slice(120, 560))

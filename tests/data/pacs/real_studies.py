@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import pydicom
+
 from dicom_frames import local_files
 
 STUDIES = {

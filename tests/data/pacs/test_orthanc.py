@@ -31,7 +31,9 @@ def source(address: dict[str, str], way: str) -> Source:
 
 
 @pytest.mark.parametrize("way", ["web", "get", "move"])
-def test_everything_arrives_as_it_is_stored(orthanc, way: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_everything_arrives_as_it_is_stored(
+    orthanc, way: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     archive = source(orthanc.address, way)
     studies = {study.accession_number: study for study in archive.studies(YEAR)}

@@ -57,7 +57,12 @@ def archive(held: list[str], sends: Callable[[int, str], bool]) -> Iterator[tupl
         level = event.identifier.QueryRetrieveLevel
         for uid in held if level == "IMAGE" else ["2.25.2"]:
             row = Dataset()
-            row.QueryRetrieveLevel, row.StudyInstanceUID, row.SeriesInstanceUID, row.Modality = level, "2.25.1", "2.25.2", "US"
+            row.QueryRetrieveLevel, row.StudyInstanceUID, row.SeriesInstanceUID, row.Modality = (
+                level,
+                "2.25.1",
+                "2.25.2",
+                "US",
+            )
             if level == "IMAGE":
                 row.SOPInstanceUID = uid
             yield 0xFF00, row
