@@ -174,18 +174,22 @@ def test_sixteen_bits_are_spread_by_window_or_by_the_frame(tmp_path: Path) -> No
     assert row[0] == 0 and row[127] == 255 and abs(int(row[10]) - 62) <= 1
 
 
-def test_big_endian(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deep", [False, True])
+def test_big_endian(tmp_path: Path, deep: bool) -> None:
+    from pydicom.filewriter import dcmwrite
+
     colour = np.stack([RAMP, RAMP + 1, RAMP + 2], axis=-1)
-    dataset = made(colour, "RGB", ExplicitVRBigEndian)
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
-    np.testing.assert_array_equal(only(write(tmp_path / "a", dataset)), colour)
+    dataset = made((colour.astype(np.uint16) << 8).astype(">u2") if deep else colour, "RGB", ExplicitVRBigEndian)
+    dcmwrite(tmp_path / "a", dataset, implicit_vr=False, little_endian=False, enforce_file_format=True)
+    np.testing.assert_array_equal(only(tmp_path / "a"), colour)
 
 
 def test_an_old_file_without_preamble_is_read(tmp_path: Path) -> None:
-    dataset = made(RAMP)
-    dataset.file_meta = None
-    del dataset.preamble
-    dataset.save_as(tmp_path / "a", implicit_vr=True, little_endian=True, enforce_file_format=False)
+    from pydicom.dataset import Dataset
+
+    dataset = Dataset()
+    dataset.update(made(RAMP))
+    dataset.save_as(tmp_path / "a", implicit_vr=True, little_endian=True)
     assert (tmp_path / "a").read_bytes()[128:132] != b"DICM"
     assert (only(tmp_path / "a")[3, :, 2] == RAMP[3]).all()
 

@@ -37,7 +37,8 @@ def picture(uid: str) -> Dataset:
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SOPClassUID, dataset.SOPInstanceUID = UltrasoundImageStorage, uid
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.Modality = "2.25.1", "2.25.2", "US"
-    dataset.Rows = dataset.Columns = 4
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 4, 4, 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
     dataset.PixelData = np.zeros(16, np.uint8).tobytes()
     return dataset
 
@@ -49,7 +50,8 @@ def archive(held: list[str], sends: Callable[[int, str], bool]) -> Iterator[tupl
     Yields:
         Its port, and the instance UIDs of each C-GET as they come.
     """
-    from pynetdicom import AE, StoragePresentationContexts, evt, sop_class
+    from pydicom.uid import UltrasoundImageStorage
+    from pynetdicom import AE, evt, sop_class
 
     asked: list[list[str]] = []
 
@@ -77,11 +79,7 @@ def archive(held: list[str], sends: Callable[[int, str], bool]) -> Iterator[tupl
             yield 0xFF00, picture(uid)
 
     entity = AE("ARCHIVE")
-    entity.supported_contexts = StoragePresentationContexts[:100]
-    for context in entity.supported_contexts:
-        context.scu_role, context.scp_role = True, True
-    for storage in ("1.2.840.10008.5.1.4.1.1.6.1",):
-        entity.add_supported_context(storage, scu_role=True, scp_role=True)
+    entity.add_supported_context(UltrasoundImageStorage, scu_role=True, scp_role=True)
     entity.add_supported_context(sop_class.StudyRootQueryRetrieveInformationModelFind)
     entity.add_supported_context(sop_class.StudyRootQueryRetrieveInformationModelGet)
     server = entity.start_server(
