@@ -71,7 +71,8 @@ class DicomWebSource:
             from dicomweb_client import DICOMwebClient
         except ImportError as error:
             raise SourceError(f"{_MISSING} ({error.name} is absent).") from None
-        logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)  # it tells UIDs
+        for told in ("dicomweb_client", "urllib3.connectionpool"):  # they tell UIDs, within addresses
+            logging.getLogger(told).setLevel(logging.CRITICAL)
         session = requests.Session()
         if self.user:
             session.auth = (self.user, self.password)

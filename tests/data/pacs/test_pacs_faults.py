@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +24,7 @@ from pydicom.dataset import Dataset  # noqa: E402
 
 from llava_ultra_ext.data.pacs.dicomweb import DicomWebSource  # noqa: E402
 from llava_ultra_ext.data.pacs.dimse import DimseSource  # noqa: E402
+from llava_ultra_ext.data.pacs.fetching import FAILED, fetch_studies  # noqa: E402
 from llava_ultra_ext.data.pacs.retries import Passing, Retries  # noqa: E402
 from llava_ultra_ext.data.pacs.source import Query, SourceError, Study, key_of  # noqa: E402
 
@@ -44,7 +49,9 @@ def picture(uid: str) -> Dataset:
 
 
 @contextmanager
-def archive(held: list[str], sends: Callable[[int, str], bool]) -> Iterator[tuple[int, list[list[str]]]]:
+def archive(
+    held: list[str], sends: Callable[[int, str], bool], tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[int, list[list[str]]]]:
     """An archive of one study; `sends(request number, uid)` says whether an instance is sent.
 
     Yields:
@@ -57,7 +64,8 @@ def archive(held: list[str], sends: Callable[[int, str], bool]) -> Iterator[tupl
 
     def find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
         level = event.identifier.QueryRetrieveLevel
-        for uid in held if level == "IMAGE" else ["2.25.2"]:
+        asked_for = {"IMAGE": held, "SERIES": ["2.25.2"], "STUDY": ["2.25.1"]}
+        for uid in asked_for[level]:
             row = Dataset()
             row.QueryRetrieveLevel, row.StudyInstanceUID, row.SeriesInstanceUID, row.Modality = (
                 level,
@@ -83,7 +91,7 @@ def archive(held: list[str], sends: Callable[[int, str], bool]) -> Iterator[tupl
     entity.add_supported_context(sop_class.StudyRootQueryRetrieveInformationModelFind)
     entity.add_supported_context(sop_class.StudyRootQueryRetrieveInformationModelGet)
     server = entity.start_server(
-        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, find), (evt.EVT_C_GET, get)]
+        ("127.0.0.1", 0), block=False, ssl_context=tls, evt_handlers=[(evt.EVT_C_FIND, find), (evt.EVT_C_GET, get)]
     )
     try:
         yield server.socket.getsockname()[1], asked
@@ -120,6 +128,39 @@ def test_a_full_spool_keeps_nothing_half(tmp_path: Path, monkeypatch: pytest.Mon
         fetched = DimseSource("127.0.0.1", port, "ARCHIVE", retries=QUICK).fetch(STUDY, tmp_path)
     assert fetched.files == () and len(fetched.failed) == 1
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_fetch_tells_what_failed_and_goes_on_later(tmp_path: Path) -> None:
+    sent = ["2.25.3.2"]
+    with archive(["2.25.3.1", "2.25.3.2"], lambda _, uid: uid in sent) as (port, asked):
+        source = DimseSource("127.0.0.1", port, "ARCHIVE", retries=Retries(1))
+        ((study, fetched),) = fetch_studies(source, DATES, tmp_path)
+        assert (study.uid, fetched.new, len(fetched.failed)) == ("2.25.1", 1, 1)
+        line = json.loads((tmp_path / FAILED).read_text())
+        assert line["study"] == study.key and line["files"] == 1
+        assert [failure["instance"] for failure in line["failed"]] == [key_of("2.25.3.1")]
+        sent.append("2.25.3.1")
+        ((_, fetched),) = fetch_studies(source, DATES, tmp_path)
+    assert fetched.new == 1 and len(fetched.files) == 2 and asked[-1] == ["2.25.3.1"]
+    assert not (tmp_path / FAILED).exists()
+
+
+def test_tls_is_spoken_and_the_certificate_checked(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the test's certificates, is not installed")
+    for name in ("good", "other"):
+        made = f"-keyout {name}.key -out {name}.pem -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+        command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 {made}"
+        subprocess.run(command.split(), check=True, capture_output=True, cwd=tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "good.pem", tmp_path / "good.key")
+    with archive(["2.25.3.1"], lambda *_: True, context) as (port, _):
+        trusting = DimseSource("localhost", port, "ARCHIVE", ca_file=tmp_path / "good.pem", retries=QUICK, timeout=5)
+        assert trusting.fetch(STUDY, tmp_path / "spool").new == 1
+        for ca_file in (tmp_path / "other.pem", None):
+            other = DimseSource("localhost", port, "ARCHIVE", ca_file=ca_file, retries=Retries(1), timeout=5)
+            with pytest.raises(SourceError):
+                list(other.studies(DATES))
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
