@@ -19,9 +19,11 @@ EXTRAS = {
     "eval": ["jieba", "jinja2", "matplotlib", "sacrebleu", "shortuuid"],
     "phantom": ["scipy"],
     "hospital": [
+        "dicom-anonymizer>=2.1,<3",
         "dicomweb-client>=0.60",
         "httpx",
         "imagehash>=4.3",
+        "jieba",
         "openpyxl>=3.1",
         "psycopg[binary]>=3.2",
         "pydantic>=2.2",
@@ -34,7 +36,9 @@ EXTRAS = {
         "sqlalchemy>=2.1",
         "tenacity>=9",
     ],
+    "ocr": ["onnxruntime", "opencv-python-headless", "rapidocr>=3.10,<4"],
     "dev": [
+        "faker",
         "hypothesis",
         "mypy",
         "nltk",
@@ -63,6 +67,7 @@ setup(
     packages=find_packages(include=["llava_ultra_ext", "llava_ultra_ext.*"]),
     package_data={
         "llava_ultra_ext.data": ["sites.yaml"],
+        "llava_ultra_ext.data.deidentify": ["clinical_words.txt", "name_cues.txt", "surnames.txt"],
         "llava_ultra_ext.eval": ["ultrasound_terms.txt", "examples.html.j2"],
     },
     install_requires=["numpy", "pillow", "pyyaml", "safetensors", "tqdm"],

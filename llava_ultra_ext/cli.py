@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score-frames": ("llava_ultra_ext.eval.score_frames:main", "teacher scores of every frame, after stage 1"),
     "import": ("llava_ultra_ext.data.importing:main", "SLAKE, OpenI, BUSI or your exams, ready to train and to score"),
     "instruct": ("llava_ultra_ext.data.instructions.command:main", "stage 1 and stage 2 data from exams with reports"),
+    "secret": ("llava_ultra_ext.data.deidentify.keys:main", "make the secret that de-identification needs"),
     "phantom": ("llava_ultra_ext.data.sources.phantom.generate:main", "synthetic ultrasound exams with known truth"),
     "answer": ("llava_ultra_ext.eval.generate:main", "answer a question file, exams included"),
     "score": ("llava_ultra_ext.eval.score:main", "score answers files against a gold file; loads no model"),

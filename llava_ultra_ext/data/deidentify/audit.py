@@ -46,11 +46,15 @@ class Entry:
 
     def __post_init__(self) -> None:
         if not _EXAM.fullmatch(self.exam):
-            raise ValueError("an audit entry's exam is no pseudonym; must be 16 hexadecimal digits of Secret.pseudonym.")
+            raise ValueError(
+                "an audit entry's exam is no pseudonym; must be 16 hexadecimal digits of Secret.pseudonym."
+            )
         unknown = [self.step not in STEPS, bool(self.quarantined) and self.quarantined not in REASONS]
         unknown += [kind not in KINDS or type(count) is not int or count < 0 for kind, count in self.removed.items()]
         if any(unknown):  # what was given may be an identifier, so it is not shown
-            raise ValueError(f"an audit entry holds an unknown word; steps are {STEPS}, kinds {KINDS}. Add new ones there.")
+            raise ValueError(
+                f"an audit entry holds an unknown word; steps are {STEPS}, kinds {KINDS}. Add new ones there."
+            )
 
     def line(self) -> str:
         """As JSON with sorted keys, without line end: equal entries are equal bytes."""

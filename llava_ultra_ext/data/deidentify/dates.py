@@ -40,7 +40,8 @@ _STYLES = [
 ]
 _PATTERNS = [re.compile(style, re.IGNORECASE) for style in _STYLES]
 _BORN = re.compile(
-    r"(?:出生(?:年月日?|日期|于|时间)?|生日|生于|DOB|Birth\s?date)\s*[:：为是于]?\s*(?P<date>[^\s,，。;；、)）]{4,20})", re.I
+    r"(?:出生(?:年月日?|日期|于|时间)?|生日|生于|DOB|Birth\s?date)\s*[:：为是于]?\s*(?P<date>[^\s,，。;；、)）]{4,20})",
+    re.I,
 )
 _LOOKS = re.compile(
     rf"(?<!\d)\d{{4}}\s*年\s*\d{{1,2}}\s*月\s*\d{{1,2}}\s*[日号]|{_BEFORE}(?:19|20)\d\d([-/])\d{{1,2}}\1\d{{1,2}}{_AFTER}"

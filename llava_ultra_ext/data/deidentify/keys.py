@@ -1,8 +1,8 @@
 """The secret of a hospital, and what is derived from it: pseudonyms, UIDs, the date shift of a patient.
 
 Everything is HMAC-SHA256 under the secret with a word for its use in front, so that the same patient is the same
-pseudonym in reports and in pictures, and nobody without the secret can test a guess. Losing the secret loses the link to
-earlier output; giving it away gives the patients away.
+pseudonym in reports and in pictures, and nobody without the secret can test a guess. Losing the secret loses the link
+to earlier output; giving it away gives the patients away.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class Secret:
             ValueError: an empty id; all patients without one would share a shift.
         """
         if not _plain(patient_id):
-            raise ValueError("the patient id is empty; must be the hospital's id of the patient. Give it, or leave out.")
+            raise ValueError(
+                "the patient id is empty; must be the hospital's id of the patient. Give it, or leave out."
+            )
         number = int.from_bytes(self._digest("shift", patient_id)[:8], "big") % (2 * LARGEST_SHIFT)
         shift = number - LARGEST_SHIFT if number < LARGEST_SHIFT else number - LARGEST_SHIFT + 1
         return PatientKey(self.pseudonym("patient", patient_id), shift)
@@ -146,7 +148,9 @@ def _parse(text: str, source: str) -> Secret:
 def main(argv: list[str] | None = None) -> int:
     """Make a secret file."""
     parser = argparse.ArgumentParser(prog="llava-ultra secret", description="Make the secret of de-identification.")
-    parser.add_argument("file", metavar="FILE", help="new file, readable by its owner only; keep it, and keep it secret")
+    parser.add_argument(
+        "file", metavar="FILE", help="new file, readable by its owner only; keep it, and keep it secret"
+    )
     target = create_secret(parser.parse_args(argv).file)
     sys.stdout.write(f"written: {target} (mode 600). Keep a copy in a safe place: without it no later exam fits.\n")
     return 0

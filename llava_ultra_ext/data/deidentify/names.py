@@ -12,11 +12,21 @@ in the package, and what is found must not change with a download.
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable
+
+from llava_ultra_ext.data.deidentify.name_words import (
+    ACTS,
+    DEEDS,
+    FOLLOWERS,
+    HELPERS,
+    LINKS,
+    LONGEST,
+    PERSONS,
+    TITLES,
+    read_dictionary,
+)
 
 PLACEHOLDER = "[姓名]"
 
@@ -24,48 +34,41 @@ _HAN = r"\u4e00-\u9fff"
 _DOTS = "·•・‧∙．."
 _DOT = f"[{_DOTS}]"
 
-TITLES = (
-    *("副主任医师", "主任医师", "主治医师", "主治医生", "住院医师", "住院医生", "副主任", "主任", "医师", "医生", "大夫", "副教授", "教授"),
-    *("护士长", "护士", "护师", "技师", "医士", "院长", "科长", "老师", "先生", "女士", "小姐", "同志", "师傅", "阿姨", "博士", "专家"),
-    *("大爷", "大妈", "大娘", "奶奶", "爷爷", "叔叔", "太太", "夫人", "同学", "某某", "某"),
+_AFTER_NAME = re.compile(
+    r"[\s,，、(（:：]*(?:男|女)(?![\u4e00-\u9fff]*(?:性生殖|科))|[\s(（]+(?:家属|本人|患者|病人|签字|签名)"
 )
-"""Follow a surname or a name."""
-
-_FOLLOWERS = (*TITLES, "家属", "本人", "之母", "之父", "之妻", "之夫", "之子", "之女", "的母亲", "的父亲", "的家属", "的丈夫", "的妻子", "患儿", "签名", "签字")
-_PERSONS = (
-    *("患者", "病人", "产妇", "孕妇", "患儿", "受检者", "被检者", "家属", "家长", "父亲", "母亲", "其父", "其母", "其夫", "其妻", "其子", "其女", "丈夫", "妻子"),
-    *("儿子", "女儿", "配偶", "联系人", "监护人", "姓名", "名叫", "医师", "医生", "主任", "护士", "技师", "教授", "大夫", "同事", "姐姐", "妹妹", "哥哥", "弟弟"),
-    *("检查者", "报告者", "审核者", "记录者", "操作者", "签名", "签字", "报告人", "审核人", "审核", "记录人", "录入员", "陪同人", "先生", "女士", "同学", "老师"),
-)
-_HELPERS = ("由", "经", "请", "与", "和", "及", "同", "找", "给", "告知", "通知", "转告", "委托", "陪同", "联系", "嘱", "向", "跟", "对", "叫", "为", "是", "报告", "记录")
-_AFTER_NAME = re.compile(r"[\s,，、(（:：]*(?:男|女)(?![\u4e00-\u9fff]*(?:性生殖|科))")
 _ROLE = (
-    rf"(?:姓\s*名|[{_HAN}]{{0,4}}(?:医师|医生|技师|护士|大夫)(?:签名|签字)?|(?:记录|检查|报告|审核|审签|操作|录入|书写|诊断|送检|申请|打字|陪同)(?:者|员|人)|"
-    r"签名|签字|联系人|监护人|Name|Operator|Physician|Doctor)"
+    rf"(?:姓\s*名|[{_HAN}]{{0,4}}(?:医师|医生|技师|护士|大夫)(?:签名|签字)?|"
+    r"(?:记录|检查|报告|审核|审签|审阅|复核|签发|操作|录入|书写|诊断|送检|申请|打字|陪同)(?:者|员|人)|[\u4e00-\u9fff]{2}者|助手|"
+    r"签名|签发|审阅|签字|联系人|监护人|Name|Operator|Physician|Doctor)"
 )
 _LABELLED = re.compile(
-    rf"(?P<keep>{_ROLE}\s*[:：]\s*)(?P<name>[{_HAN}]+(?:{_DOT}[{_HAN}]+)+|[{_HAN}](?:[ \u3000]{{1,3}}[{_HAN}]){{1,3}}(?![{_HAN}])|[{_HAN}]{{1,5}}(?![{_HAN}])|"
+    rf"(?P<keep>{_ROLE}\s*[:：]\s*)(?P<name>[{_HAN}]+(?:{_DOT}[{_HAN}]+)+|"
+    rf"[{_HAN}](?:[ \u3000]{{1,3}}[{_HAN}]){{1,3}}(?![{_HAN}])|[{_HAN}]{{1,5}}(?![{_HAN}])|"
     r"[A-Z][A-Za-z'\-]+(?:[ ,^]+[A-Z][A-Za-z'\-]*){0,2})",
     re.IGNORECASE,
 )
-_BLANK = re.compile(r"无|未知|未填|不详|不明|略|同上|同前|见上|如上|外院|本院|待定|否认|保密|男|女|超声科?|影像科?|空|签名|电子签名|已签")
-_LATIN = re.compile(r"(?<![A-Za-z])(?P<keep>(?:Dr|Mr|Mrs|Ms|Miss|Prof)\.?\s+)[A-Z][A-Za-z'\-]+(?:\s+[A-Z][A-Za-z'\-]+)?")
+_BLANK = re.compile(
+    r"无|未知|未填|不详|不明|略|同上|同前|见上|如上|外院|本院|待定|否认|保密|男|女|超声科?|影像科?|空|签名|电子签名|已签"
+)
+_LATIN = re.compile(
+    r"(?<![A-Za-z])(?P<keep>(?:Dr|Mr|Mrs|Ms|Miss|Prof)\.?\s+)[A-Z][A-Za-z'\-]+(?:\s+[A-Z][A-Za-z'\-]+)?"
+)
 _EPONYM = re.compile(r"(?:氏|综合征|征|病|法|分级|分型|四联症|现象|囊肿|腺|管|线|手术|术|三联征|效应|评分)")
 _DOTTED = re.compile(rf"[{_HAN}]{{1,8}}(?:{_DOT}[{_HAN}]{{1,8}})+")
 _RUN = re.compile(rf"\[[^\[\]]{{1,8}}\]|[{_HAN}]+(?:[·•・‧∙][{_HAN}]+)*")
-_LIST = re.compile(r"[\s]*[、/／,，和与及;；]?[\s]*")
+_LIST = re.compile(r"\s*[、/／和与及]\s*|\s+")
 
+_NEVER_FIRST = "及与和同由经请的为是等之给向对在于有无"
 _UNKNOWN = 15.0  # nats for a character that the dictionary lacks
-_BARE = 11.0  # nats against a name where nothing speaks for one
-_CLINICAL = 8.0  # nats for a clinical word, whatever its length
-_LONGEST = 7
+_BARE = 8.5  # nats against a name where nothing speaks for one
 
 
 class NameFinder:
     """Finds names; made once, since it reads a dictionary (`name_finder` keeps one a process)."""
 
     def __init__(self) -> None:
-        self.words, self.given, self.surnames = _dictionary()
+        self.words, self.given, self.surnames = read_dictionary()
         self._starts = {surname[0] for surname in self.surnames}
 
     def remove(self, text: str, known: Iterable[str], removed: Callable[[str], None]) -> str:
@@ -114,9 +117,10 @@ class NameFinder:
     def _spans(self, text: str, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
         spans: list[tuple[int, int]] = []
         for match in _RUN.finditer(text):
-            if match.group()[0] != "[" and any(character in self._starts or character in _DOTS for character in match.group()):
-                spans += self._cut(text, match.start(), match.end(), found)
-            elif match.group()[0] != "[" and len(match.group()) > 1:
+            if (
+                match.group()[0] != "["
+                and any(character in self._starts or character in _DOTS for character in match.group())
+            ) or (match.group()[0] != "[" and len(match.group()) > 1):
                 spans += self._cut(text, match.start(), match.end(), found)
         return spans
 
@@ -127,7 +131,7 @@ class NameFinder:
         back: list[tuple[int, bool]] = [(0, False)] * (size + 1)
         for i in range(size):
             here, at = cost[i], start + i
-            for j in range(i + 1, min(i + _LONGEST, size) + 1):
+            for j in range(i + 1, min(i + LONGEST, size) + 1):
                 word = self.words.get(text[at : start + j])
                 if word is None:
                     if j > i + 1:
@@ -162,29 +166,36 @@ class NameFinder:
                     right = _right(text, stop, end, found)
                     if given is None and right < 6.0:
                         continue
+                    if given is None:
+                        right += 2.0  # 焦主任: nobody writes a title behind a surname by chance
                     yield stop - at, _BARE + price + (given or 0.0) - _evidence(left, right)
                 double = text[at + 1 : at + 2]  # 张王晓明: a married couple's child with both surnames
                 if len(surname) == 1 and double in self.surnames and at + 4 <= end:
                     given = (self._given(text[at + 2 : at + 4]) or 0.0) + self.surnames[double]
                     yield 4, _BARE + price + given - _evidence(left, _right(text, at + 4, end, found))
         dotted = _DOTTED.match(text, at, end)
-        if dotted and not _EPONYM.match(text, dotted.end()) and not _EPONYM.search(dotted.group()):
+        if (
+            dotted
+            and text[at] not in _NEVER_FIRST
+            and not _EPONYM.match(text, dotted.end())
+            and not _EPONYM.search(dotted.group())
+        ):
             first = re.search(_DOT, dotted.group())
             for stop in range(at + (first.start() if first else 0) + 2, dotted.end() + 1):
                 if text[stop - 1] not in _DOTS:
-                    yield stop - at, 4.0 + 4.0 * (stop - at) - _evidence(left, _right(text, stop, end, found))
-        if left >= 5.0:  # a name of a kind that no list knows: between 患者 and ，男
+                    yield stop - at, -3.5 + 6.9 * (stop - at) - _evidence(left, _right(text, stop, end, found))
+        if left >= 5.0 and text[at] not in _NEVER_FIRST:  # a name of a kind that no list knows: between 患者 and ，男
             for stop in range(at + 2, min(at + 5, end) + 1):
                 right = _right(text, stop, end, found)
-                if right >= 5.0:
+                if right >= 5.0 and text[at:stop] not in self.words:
                     yield stop - at, 8.0 + 6.5 * (stop - at) - _evidence(left, right)
 
     def _given(self, characters: str) -> float | None:
         if not characters:
             return None
         if len(characters) == 1:
-            return 1.6 + self.given[0].get(characters, 11.0)
-        return 0.3 + self.given[1].get(characters[0], 11.0) + self.given[2].get(characters[1], 11.0)
+            return 1.6 + self.given[0].get(characters, 8.5)
+        return 0.3 + self.given[1].get(characters[0], 8.5) + self.given[2].get(characters[1], 8.5)
 
 
 def _evidence(left: float, right: float) -> float:
@@ -196,29 +207,29 @@ def _left(text: str, at: int, start: int, found: list[tuple[int, int]]) -> float
     """How much what stands before speaks for a name, in nats."""
     if at > start:
         before = text[max(start, at - 4) : at]
-        if before.endswith(_PERSONS):
-            return 5.0
-        if any(stop == at for _, stop in found) or (before[-1:] in "和与及" and any(stop == at - 1 for _, stop in found)):
-            return 5.0
-        return 2.5 if before.endswith(_HELPERS) else 0.0
+        if before.endswith(PERSONS):
+            return 6.5
+        if before[-1:] in "和与及" and any(stop == at - 1 for _, stop in found):
+            return 6.5
+        return 4.0 if before.endswith(HELPERS) else 2.5 if before.endswith(LINKS) else 0.0
     before = text[max(0, at - 12) : at].rstrip(" \u3000:：(（")
-    if before.endswith(_PERSONS):
-        return 5.0
-    return 5.0 if any(_LIST.fullmatch(text, stop, at) for _, stop in found) else 2.0
+    if before.endswith(PERSONS):
+        return 6.5
+    return 6.5 if any(_LIST.fullmatch(text, stop, at) for _, stop in found) else 2.0
 
 
 def _right(text: str, at: int, end: int, found: list[tuple[int, int]]) -> float:
     """How much what follows speaks for a name, in nats."""
-    if text.startswith(_FOLLOWERS, at):
-        return 7.0 if text.startswith(TITLES, at) else 5.0
+    if text.startswith(FOLLOWERS, at):
+        return 8.5 if text.startswith(TITLES, at) else 5.0
     if any(_LIST.fullmatch(text, at, begin) for begin, _ in found if 0 <= begin - at < 5):
-        return 5.0
+        return 6.5
     if _AFTER_NAME.match(text, at):
         return 6.0 if at == end or text[at] in "男女" else 2.0
     if at < end:
-        return 0.0
-    if text[at : at + 1] in (" ", "\u3000") and text.startswith(_FOLLOWERS, at + 1):
-        return 7.0
+        return 5.0 if text.startswith(ACTS, at) else 2.5 if text.startswith(DEEDS, at) else 0.0
+    if text[at : at + 1] in (" ", "\u3000") and text.startswith(FOLLOWERS, at + 1):
+        return 8.5
     return 2.0
 
 
@@ -243,61 +254,3 @@ def _forms(name: str) -> list[str]:
 def name_finder() -> NameFinder:
     """The finder of this process."""
     return NameFinder()
-
-
-def _dictionary() -> tuple[dict[str, float], tuple[dict[str, float], ...], dict[str, float]]:
-    """Nats of words, of given names' characters (alone, first, second), and of surnames."""
-    try:
-        import jieba
-    except ImportError as error:
-        raise ImportError("Names are found with jieba's dictionary. pip install llava_ultra_ext[hospital].") from error
-    surnames = _surnames()
-    rows = []
-    with jieba.get_dict_file() as file:
-        for line in file:
-            word, count, tag = line.decode("utf-8").split()
-            rows.append((word, int(count), tag))
-    total = math.log(sum(count for _, count, _ in rows))
-    words: dict[str, float] = {}
-    given: tuple[Counter[str], ...] = (Counter(), Counter(), Counter())
-    for word, count, tag in rows:
-        if tag in ("nr", "nrfg") and 1 < len(word) <= 3 and word[0] in surnames:
-            if len(word) == 2:
-                given[0][word[1]] += 1
-            else:
-                given[1][word[1]] += 1
-                given[2][word[2]] += 1
-        elif len(word) <= _LONGEST and (tag not in ("nr", "nrfg") or len(word) == 1):
-            words[word] = total - math.log(max(count, 1))
-    for word in _clinical_words():
-        words[word] = min(words.get(word, math.inf), _CLINICAL)
-    sums = [sum(counts.values()) for counts in given]
-    nats = tuple(
-        {character: math.log(size) - math.log(count) for character, count in counts.items()}
-        for counts, size in zip(given, sums, strict=True)
-    )
-    return words, nats, surnames
-
-
-def _surnames() -> dict[str, float]:
-    """Surname -> nats; Zipf's law over the order of surnames.txt, a compound as rare as the last single one."""
-    singles, compounds = [], []
-    for line in _lines("llava_ultra_ext.data.deidentify", "surnames.txt"):
-        if " " in line:
-            compounds += line.split()
-        else:
-            singles += list(line)
-    weights = {surname: 1 / (rank + 5) for rank, surname in reversed(list(enumerate(singles)))}
-    weights |= {surname: 1 / 300 for surname in compounds}
-    total = sum(weights.values())
-    return {surname: -math.log(weight / total) for surname, weight in weights.items()}
-
-
-def _clinical_words() -> list[str]:
-    words = _lines("llava_ultra_ext.eval", "ultrasound_terms.txt")
-    return words + [word for line in _lines("llava_ultra_ext.data.deidentify", "clinical_words.txt") for word in line.split()]
-
-
-def _lines(package: str, name: str) -> list[str]:
-    text = importlib.resources.files(package).joinpath(name).read_text(encoding="utf-8")
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]

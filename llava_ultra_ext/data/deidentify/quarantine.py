@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 REASONS = {
-    "no_patient_id": "has no PatientID, so its dates cannot be shifted with the patient's other files. Give a patient.",
+    "no_patient_id": "has no PatientID, so its dates cannot be shifted with the patient's others. Give a patient.",
     "header_unreadable": "has attributes that cannot be read, so they cannot be cleaned. Export the file again.",
     "header_identifier_left": "holds a known identifier in an attribute that must stay. Look at the file by hand.",
-    "no_scan_region": "names no usable ultrasound region and none was found in the pixels. Look at the picture by hand.",
+    "no_scan_region": "names no usable ultrasound region and none was found in the pixels. Look at it by hand.",
     "burned_in_unchecked": "says BurnedInAnnotation YES, names no usable region, and no text reader is installed. "
     "Install llava_ultra_ext[ocr], or export with regions.",
     "burned_in_text": "shows an identifier inside the scan region that could not be blanked. Look at it by hand.",

@@ -1,7 +1,8 @@
 """De-identification of a report's free text (findings, diagnosis, history).
 
 The order: structured identifiers (`structured`: they hold dates and names), dates (`dates`), names (`names`). The text
-is read again until nothing changes, so that cleaning a cleaned text (with shift 0, its dates have moved) changes nothing.
+is read again until nothing changes, so that cleaning a cleaned text (with shift 0: its dates have moved) changes
+nothing.
 """
 
 from __future__ import annotations
