@@ -2,7 +2,7 @@
 
 Our choice: a year alone, a month alone and a day alone stay (2024年, 孕3月, 术后5日 are clinical); a time of day stays.
 A year and month move as their 15th. A month and day without year move in `FREE_YEAR`. A date of birth, and what looks
-like a date and is none (2月30日), is replaced by `PLACEHOLDER`. Full-width digits become ordinary ones.
+like a date and is none (2月30日), is replaced by `PLACEHOLDER`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ _STYLES = [
 ]
 _PATTERNS = [re.compile(style, re.IGNORECASE) for style in _STYLES]
 _BORN = re.compile(
-    r"(?:出生(?:年月日?|日期|于|时间)?|生日|生于|DOB|Birth\s?date)\s*[:：为是于]?\s*(?P<date>[^\s,，。;；、)）]{4,20})",
-    re.I,
+    r"(?:出生(?:年月日?|日期|于|时间)?|生日|生于|DOB|Birth\s?date)\s*[:：为是于]?\s*"
+    r"(?P<date>[\d〇○零一二三四五六七八九十][\d〇○零一二三四五六七八九十\s年月\-/.]{2,18}[\d〇○零一二三四五六七八九十日号月年])",
+    re.IGNORECASE,
 )
 _LOOKS = re.compile(
     rf"(?<!\d)\d{{4}}\s*年\s*\d{{1,2}}\s*月\s*\d{{1,2}}\s*[日号]|{_BEFORE}(?:19|20)\d\d([-/])\d{{1,2}}\1\d{{1,2}}{_AFTER}"
@@ -58,8 +59,6 @@ def shift_dates(text: str, shift_days: int, replaced: Callable[[str], None]) -> 
     """
 
     def born(match: re.Match[str]) -> str:
-        if not re.search(r"\d|[一二三四五六七八九〇零十]{2}", match["date"]) or match["date"].startswith("["):
-            return match.group()
         replaced("date")
         return match.group()[: match.start("date") - match.start()] + PLACEHOLDER
 

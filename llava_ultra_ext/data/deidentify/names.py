@@ -36,10 +36,11 @@ _DOT = f"[{_DOTS}]"
 
 _AFTER_NAME = re.compile(
     r"[\s,，、(（:：]*(?:男|女)(?![\u4e00-\u9fff]*(?:性生殖|科))|[\s(（]+(?:家属|本人|患者|病人|签字|签名)"
+    r"|[\s,，、(（]+\d{1,3}\s*(?:周岁|岁)"
 )
 _ROLE = (
     rf"(?:姓\s*名|[{_HAN}]{{0,4}}(?:医师|医生|技师|护士|大夫)(?:签名|签字)?|"
-    r"(?:记录|检查|报告|审核|审签|审阅|复核|签发|操作|录入|书写|诊断|送检|申请|打字|陪同)(?:者|员|人)|[\u4e00-\u9fff]{2}者|助手|"
+    r"(?:记录|检查|报告|审核|审签|审阅|复核|签发|操作|录入|书写|诊断|送检|申请|打字|陪同)(?:者|员|人)|[\u4e00-\u9fff]{2}者|[\u4e00-\u9fff]{0,2}专家|助手|"
     r"签名|签发|审阅|签字|联系人|监护人|Name|Operator|Physician|Doctor)"
 )
 _LABELLED = re.compile(
@@ -215,7 +216,13 @@ def _left(text: str, at: int, start: int, found: list[tuple[int, int]]) -> float
     before = text[max(0, at - 12) : at].rstrip(" \u3000:：(（")
     if before.endswith(PERSONS):
         return 6.5
-    return 6.5 if any(_LIST.fullmatch(text, stop, at) for _, stop in found) else 2.0
+    return (
+        6.5
+        if any(_LIST.fullmatch(text, stop, at) for _, stop in found)
+        else 3.5
+        if text[at - 1 : at] in (":", "：")
+        else 2.0
+    )
 
 
 def _right(text: str, at: int, end: int, found: list[tuple[int, int]]) -> float:

@@ -44,6 +44,10 @@ _ADDRESSES = [
     rf"{_PLACE}{{1,6}}(?:镇|乡)(?:{_PLACE}{{1,6}}(?:村|庄|屯|街)){_HOUSES}",
     rf"{_PLACE}{{1,6}}(?:村|庄|屯|社区){_HOUSE}+",
     rf"{_PLACE}{{2,8}}{_HOME}{_HOUSE}+(?:[-\s]?\d{{2,5}}(?!\d))?",
+    # What is left of an address of which a rule above took the beginning.
+    rf"\[地址\](?:{_HAN}{{0,6}}?(?:{_AREA}|{_ROAD}|{_HOME}))*{_HAN}{{0,6}}?{_HOUSE}+(?:[-\s]?\d{{2,5}}(?!\d))?",
+    rf"\[地址\]{_HAN}{{1,4}}?{_ROAD}(?=[\s,，。;；]|$)",
+    r"(?:\[地址\]\s*){2,}",
     r"(?<![\dA-Za-z])\d{1,3}(?:栋|幢|号楼)\s*(?:\d{1,2}单元)?\s*\d{2,4}(?:室|号)?",
 ]
 _INSTITUTION = re.compile(
@@ -116,7 +120,6 @@ _RULES: list[tuple[str, str, re.Pattern[str]]] = [
             re.ASCII,
         ),
     ),
-    ("number", "[编号]", re.compile(r"(?<!\d)[０-９]{7,}(?!\d)")),
 ]
 _BEDS: list[tuple[str, str, re.Pattern[str]]] = [
     (

@@ -1,8 +1,8 @@
 """De-identification of a report's free text (findings, diagnosis, history).
 
-The order: structured identifiers (`structured`: they hold dates and names), dates (`dates`), names (`names`). The text
-is read again until nothing changes, so that cleaning a cleaned text (with shift 0: its dates have moved) changes
-nothing.
+Full-width digits become ordinary ones. The order: structured identifiers (`structured`: they hold dates and names),
+dates (`dates`), names (`names`). The text is read again until nothing changes, so that cleaning a cleaned text (with
+shift 0: its dates have moved) changes nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from llava_ultra_ext.data.deidentify.structured import remove_structured
 GROWTH = 4
 """A cleaned text has at most this many times the characters of the text: a surname becomes ``[姓名]``."""
 
+_DIGITS = str.maketrans("０１２３４５６７８９", "0123456789")
 _PASSES = 8  # two are usual: what was removed can uncover a name beside it
 
 
@@ -47,7 +48,7 @@ def clean_text(text: str, shift_days: int, known_names: Iterable[str] = ()) -> C
     """
     known = [name for name in known_names if name.strip()]
     removed: Counter[str] = Counter()
-    current, shift = text, shift_days
+    current, shift = text.translate(_DIGITS), shift_days
     for turn in range(_PASSES):
         counts: Counter[str] = Counter()
 
