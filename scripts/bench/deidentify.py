@@ -88,6 +88,7 @@ def measure(reports: int, seed: int, examples: int = 0, headers: bool = True) ->
         },
         "names_planted": names,
         "names_missed_share": sum(count for (kind, _), count in left_over.items() if kind in NAMES) / max(names, 1),
+        "names_missed_share_by_phrases": {half: _share(left_over, planted, half) for half in ("seen", "unseen")},
         "clinical_words": words,
         "clinical_removed_share": len(gone) / max(words, 1),
         "reports_per_cpu_second": reports / max(spent, 1e-9),
@@ -95,6 +96,10 @@ def measure(reports: int, seed: int, examples: int = 0, headers: bool = True) ->
     }
     result["targets"] = {name: {"target": limit, "met": result[name] <= limit} for name, limit in TARGETS.items()}
     return result | ({"examples": shown} if examples else {})
+
+
+def _share(left_over: Counter[tuple[str, str]], planted: Counter[tuple[str, str]], half: str) -> float:
+    return sum(left_over[kind, half] for kind in NAMES) / max(sum(planted[kind, half] for kind in NAMES), 1)
 
 
 def main() -> int:

@@ -47,6 +47,7 @@ _ADDRESSES = [
     # What is left of an address of which a rule above took the beginning.
     rf"\[地址\](?:{_HAN}{{0,6}}?(?:{_AREA}|{_ROAD}|{_HOME}))*{_HAN}{{0,6}}?{_HOUSE}+(?:[-\s]?\d{{2,5}}(?!\d))?",
     rf"\[地址\]{_HAN}{{1,4}}?{_ROAD}(?=[\s,，。;；]|$)",
+    r"\[地址\][\s,，]*(?:邮编)?[:：]?\d{6}(?!\d)",
     r"(?:\[地址\]\s*){2,}",
     r"(?<![\dA-Za-z])\d{1,3}(?:栋|幢|号楼)\s*(?:\d{1,2}单元)?\s*\d{2,4}(?:室|号)?",
 ]
