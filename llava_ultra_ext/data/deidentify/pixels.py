@@ -3,8 +3,9 @@
 The region is SequenceOfUltrasoundRegions (0018,6011) where it fits the picture, else it is found in the pixels.
 
 Our choice for finding it: of a cine, where the frames differ (a banner stands still); of a still, the largest area that
-is densely brighter than black (text is thin, speckle is dense). Either is widened to its rows' and columns' spans,
-which keeps a fan whole and leaves the corners beside it, where text likes to stand, black.
+is densely brighter than black and nowhere flat (text is thin, a banner's ground is flat, speckle is dense and rough).
+Either is widened to its rows' and columns' spans, which keeps a fan whole and leaves the corners beside it, where text
+likes to stand, black.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SMALLEST_SHARE = 0.08
 """Of the picture; a smaller area is no scan region but a logo."""
 
 _IMAGES = (1, 2, 3, 4)  # RegionSpatialFormat: 2D, M-mode, spectral, waveform; 5 is graphics, 0 is a grey bar
-_MOVES, _BRIGHT = 12, 16  # grey levels of 255
+_MOVES, _BRIGHT, _ROUGH = 12, 16, 2  # grey levels of 255
 _MOST_FRAMES = 16
 _MANY_DIGITS = 6
 
@@ -90,7 +91,7 @@ def find_region(frames: Frames) -> tuple[Mask, str] | None:
         mask = _largest(grey.max(axis=0) - grey.min(axis=0) > _MOVES, density=0.25)
         if mask is not None:
             return mask, "change"
-    mask = _largest(grey[0] > _BRIGHT, density=0.5)
+    mask = _largest((grey[0] > _BRIGHT) & _rough(grey[0]), density=0.5)
     return None if mask is None else (mask, "bright")
 
 
@@ -157,6 +158,14 @@ def _largest(active: Mask, density: float) -> Mask | None:
     if region.mean() < SMALLEST_SHARE:
         return None
     return _spans(region) & _spans(region.T).T
+
+
+def _rough(grey: npt.NDArray[np.uint8]) -> Mask:
+    """Where a pixel differs from one of its neighbours; a drawn ground does not, speckle does nearly everywhere."""
+    from scipy import ndimage
+
+    rough: Mask = ndimage.maximum_filter(grey, 3) - ndimage.minimum_filter(grey, 3) >= _ROUGH
+    return rough
 
 
 def _spans(region: Mask) -> Mask:

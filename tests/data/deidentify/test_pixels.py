@@ -66,6 +66,16 @@ def test_the_fan_is_found_in_the_pixels_and_the_banner_is_not(frames, rule):
     assert kept[fan].mean() > 0.93 and not kept[~fan].any()
 
 
+def test_a_banner_on_a_ground_of_its_own_is_no_scan():
+    pixels, fan = scan()
+    pixels[:, :40][~fan[None, :40]] = np.maximum(pixels[:, :40], np.array([38, 62, 97], np.uint8))[~fan[None, :40]]
+    result = clean_frames(pixels, Dataset())
+    assert not result.frames[:, BANNER[0], BANNER[1]].any() and (result.frames != 0).any(axis=(0, -1))[fan].mean() > 0.9
+    pixels[:, 40:] = 0
+    with pytest.raises(Quarantine, match="no_scan_region"):
+        clean_frames(pixels, Dataset())
+
+
 def test_what_cannot_be_made_safe_is_kept_back():
     pixels, _ = scan()
     for frames, dataset, reason in (
