@@ -3,7 +3,7 @@
 Names come from Faker's Chinese names, from pairs of characters of the Thousand Character Classic (given names that no
 list holds), and from short lists below for compound surnames and for names of the minorities. Phrases come in two
 halves: SEEN was at hand while the remover's rules were written and tuned, UNSEEN was written when the tuning was over;
-results are told apart.
+results are told apart. One author wrote rules and phrases, so real reports may be further from the rules than UNSEEN.
 """
 
 from __future__ import annotations

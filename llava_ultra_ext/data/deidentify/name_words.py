@@ -53,7 +53,9 @@ def read_dictionary() -> tuple[dict[str, float], tuple[dict[str, float], ...], d
         import jieba
     except ImportError as error:
         raise ImportError("Names are found with jieba's dictionary. pip install llava_ultra_ext[hospital].") from error
-    surnames = _surnames()
+    singles, compounds = _surnames()
+    starts = frozenset(singles)
+    bearers: Counter[str] = Counter()
     rows = []
     with jieba.get_dict_file() as file:
         for line in file:
@@ -63,10 +65,11 @@ def read_dictionary() -> tuple[dict[str, float], tuple[dict[str, float], ...], d
     words: dict[str, float] = {}
     given: tuple[Counter[str], ...] = (Counter(), Counter(), Counter())
     for word, count, tag in rows:
-        if tag in ("nr", "nrfg") and 1 < len(word) <= 3 and word[0] in surnames:
+        if tag in ("nr", "nrfg") and 1 < len(word) <= 3 and word[0] in starts:
             if len(word) == 2:
                 given[0][word[1]] += 1
             else:
+                bearers[word[0]] += 1
                 given[1][word[1]] += 1
                 given[2][word[2]] += 1
         elif len(word) <= LONGEST and (tag not in ("nr", "nrfg") or len(word) == 1):
@@ -82,21 +85,23 @@ def read_dictionary() -> tuple[dict[str, float], tuple[dict[str, float], ...], d
     )
     for characters in nats:
         characters.update(dict.fromkeys(_BODY, _NO_NAME))
-    return words, nats, surnames
+    weights = {
+        surname: bearers[surname] + 1 for surname in [*compounds, *singles]
+    }  # a compound is as rare as the rarest
+    everybody = math.log(sum(weights.values()))
+    return words, nats, {surname: everybody - math.log(weight) for surname, weight in weights.items()}
 
 
-def _surnames() -> dict[str, float]:
-    """Surname -> nats; Zipf's law over the order of surnames.txt, a compound as rare as the last single one."""
-    singles, compounds = [], []
+def _surnames() -> tuple[list[str], list[str]]:
+    """Single and compound surnames."""
+    singles: list[str] = []
+    compounds: list[str] = []
     for line in _lines(_HERE, "surnames.txt"):
         if " " in line:
             compounds += line.split()
         else:
             singles += list(line)
-    weights = {surname: 1 / (rank + 5) for rank, surname in reversed(list(enumerate(singles)))}
-    weights |= dict.fromkeys(compounds, 1 / 300)
-    total = sum(weights.values())
-    return {surname: -math.log(weight / total) for surname, weight in weights.items()}
+    return singles, compounds
 
 
 def _clinical_words() -> list[str]:

@@ -64,8 +64,8 @@ _NEVER_FIRST = "及与和同由经请的为是等之给向对在于有无"
 _OPENERS = "于余"  # open clauses as words too (于肝内, 余未见异常): there the opening says less
 _UNKNOWN = 15.0  # nats for a character that the dictionary lacks
 _BARE = 6.0
-"""Nats against a name where nothing speaks for one. Measured on made-up and on public Chinese reports: from 8.5 to 6
-the names missed in unknown phrases fall from 14 % to 4 %; at 4.5 words such as 窦部 begin to go."""
+"""Nats against a name where nothing speaks for one. Chosen on made-up reports and on 301 public Chinese texts: at 4.5
+words such as 窦部 begin to go, above 6 more names are missed in phrases that hold none of the cues."""
 
 
 class NameFinder:
