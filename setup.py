@@ -26,6 +26,7 @@ EXTRAS = {
         "jieba",
         "openpyxl>=3.1",
         "psycopg[binary]>=3.2",
+        "pyarrow>=14,<24",
         "pydantic>=2.2",
         "pydicom>=3,<4",
         "pylibjpeg",
@@ -36,6 +37,7 @@ EXTRAS = {
         "sqlalchemy>=2.1",
         "tenacity>=9",
     ],
+    "ray": ["ray>=2.9"],
     "ocr": ["onnxruntime", "opencv-python-headless", "rapidocr>=3.10,<4"],
     "dev": [
         "faker",

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("llava_ultra_ext.train.cache:main", "frozen features of every picture, computed once for all runs"),
     "score-frames": ("llava_ultra_ext.eval.score_frames:main", "teacher scores of every frame, after stage 1"),
     "import": ("llava_ultra_ext.data.importing:main", "SLAKE, OpenI, BUSI or your exams, ready to train and to score"),
+    "ingest": ("llava_ultra_ext.data.ingest.command:main", "exams from a PACS and a report database, made safe"),
     "instruct": ("llava_ultra_ext.data.instructions.command:main", "stage 1 and stage 2 data from exams with reports"),
     "secret": ("llava_ultra_ext.data.deidentify.keys:main", "make the secret that de-identification needs"),
     "phantom": ("llava_ultra_ext.data.sources.phantom.generate:main", "synthetic ultrasound exams with known truth"),
@@ -29,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 _KEPT = {
     "cache": "features so far are kept, the same command goes on from there",
     "import": "nothing was written; an earlier import stays as it was",
+    "ingest": "finished exams are kept, the same command goes on from there",
     "instruct": "nothing was written; a chat model's answers are kept, the same command goes on from there",
     "answer": "answers so far are kept, the same command goes on from there",
     "score": "no scores were written",

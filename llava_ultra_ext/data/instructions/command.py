@@ -22,6 +22,7 @@ from llava_ultra_ext.data.instructions.records import CUES, STAGES, records
 from llava_ultra_ext.data.instructions.reported_exam import ReportedExam, Skip, read_exam
 from llava_ultra_ext.data.instructions.template import TemplateWriter
 from llava_ultra_ext.data.instructions.written import Writer, Written
+from llava_ultra_ext.data.list_file import ListFile
 from llava_ultra_ext.data.sites import load_sites
 from llava_ultra_ext.data.sources.source import read_json, record_list
 from llava_ultra_ext.data.whole_file import check_output, write_whole
@@ -87,35 +88,6 @@ def write_all(exams: Iterable[ReportedExam], writer: Writer) -> Iterator[tuple[R
             yield first, found.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-class ListFile:
-    """A JSON list, an entry a line, that is written as it grows and takes its name when it is whole.
-
-    Args:
-        path: its name.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._partial, self._empty = path, path.with_name(f".{path.name}.part"), True
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._partial.open("w", encoding="utf-8")
-
-    def add(self, row: Any) -> None:
-        """One more entry."""
-        self._file.write(("[\n" if self._empty else ",\n") + json.dumps(row, ensure_ascii=False))
-        self._empty = False
-
-    def finish(self) -> None:
-        """Close it and give it its name."""
-        self._file.write("[\n]\n" if self._empty else "\n]\n")
-        self._file.close()
-        os.replace(self._partial, self.path)
-
-    def drop(self) -> None:
-        """Remove what is not finished."""
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
 
 
 def _write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,6 +78,33 @@ class FolderSource:
             and (not wanted or file.study.accession_number in wanted)
             and first <= file.study.date <= last
         )
+
+    @property
+    def total(self) -> int:
+        """All files, DICOM or not."""
+        return len(self._index[0]) + len(self._index[1])
+
+    def outside(self, modality: str) -> Counter[str]:
+        """How many files belong to no study of a modality: by `Refused.reason`, ``other_modality``, and ``copy``, the
+        same instance under a second name."""
+        found = Counter(reason.reason for reason in self.refused.values())
+        of_it = sum(file.study.modality == modality for file in self._index[0])
+        found["other_modality"] = len(self._index[0]) - of_it
+        kept = sum(len(files) for (_, of), files in self._by_study.items() if of == modality)
+        found["copy"] = of_it - kept
+        return +found
+
+    def every_study(self, modality: str) -> Iterator[Study]:
+        """All studies with series of a modality, those without number or date too.
+
+        Raises:
+            SourceError: no such folder.
+        """
+        return once(file.study for file in self._index[0] if file.study.modality == modality)
+
+    def files(self, study: Study) -> tuple[Path, ...]:
+        """Where a study's files lie, each instance once; nothing is copied."""
+        return tuple(self._by_study.get((study.uid, study.modality), {}).values())
 
     def fetch(self, study: Study, folder: Path) -> Fetched:
         """Copy what is missing. Files that a DICOMDIR lists and the folder lacks: `dicom.files.listed_but_absent`."""

@@ -1,0 +1,99 @@
+"""A function over many tasks at once: in processes of this machine, or on a Ray cluster.
+
+Both hold a few tasks a worker and no more, so that memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+ENGINES = ("processes", "ray")
+
+WAITING = 4
+"""Tasks a worker that are on their way: one is done, the others keep it from waiting for the next fetch."""
+
+_DIED = "a worker was killed, as the system does when memory runs out. Finished exams are kept; try fewer --workers."
+
+
+def run(function: Callable[[T], R], tasks: Iterable[T], engine: str, workers: int, address: str = "") -> Iterator[R]:
+    """Results as they come, in no order.
+
+    Args:
+        function: picklable; may run in another process, with Ray on another machine.
+        tasks: taken one by one, as workers become free.
+        engine: one of `ENGINES`.
+        workers: how many at once; 1 with processes: in this process.
+        address: of the Ray cluster, ``auto`` or ``host:port``; empty: a cluster of this machine.
+
+    Raises:
+        ValueError: another engine, or fewer than one worker.
+        RuntimeError: a worker died, or Ray is not installed.
+        Exception: whatever the function raises.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"--engine {engine}: allowed are {', '.join(ENGINES)}.")
+    if workers < 1:
+        raise ValueError(f"--workers {workers}: at least 1.")
+    if engine == "ray":
+        return _on_ray(function, tasks, workers, address)
+    return map(function, tasks) if workers == 1 else _in_processes(function, tasks, workers)
+
+
+def _in_processes(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[R]:
+    # Not forked: this process has threads of a PACS client by now, whose locks a fork would copy.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_ctrl_c_alone)
+    running: set[Future[R]] = set()
+    try:
+        for task in tasks:
+            running.add(pool.submit(function, task))
+            if len(running) >= WAITING * workers:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    except BrokenProcessPool:
+        raise RuntimeError(_DIED) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_ctrl_c_alone() -> None:
+    """The parent ends the run; a worker finishes its exam."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _on_ray(function: Callable[[T], R], tasks: Iterable[T], workers: int, address: str) -> Iterator[R]:
+    try:
+        import ray
+    except ImportError:
+        raise RuntimeError("--engine ray needs `pip install llava_ultra_ext[ray]`.") from None
+    options: dict[str, Any] = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR", **options)
+    remote = ray.remote(num_cpus=1, max_retries=2)(function)
+    running: list[Any] = []
+    try:
+        for task in tasks:
+            running.append(remote.remote(task))
+            if len(running) >= WAITING * workers:
+                done, running = ray.wait(running, num_returns=1)
+                yield ray.get(done[0])
+        while running:
+            done, running = ray.wait(running, num_returns=1)
+            yield ray.get(done[0])
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+        raise RuntimeError(_DIED) from None
+    finally:
+        for one in running:
+            ray.cancel(one, force=True)
+        ray.shutdown()

@@ -1,0 +1,110 @@
+"""What an ingest leaves, written when all exams are finished; the same exams give the same bytes.
+
+``exams.json``             LLaVA's list with our keys: what ``import exams``, ``instruct`` and the training read
+``exams.parquet``          the same, for ``datasets.load_dataset("parquet", …)``
+``audit.jsonl``            what was removed how often, without any identifier
+``quarantine.jsonl``       files and exams that were kept back, each with its reason
+``unmatched.jsonl``        reports without pictures and pictures without a report
+``refused_reports.jsonl``  rows of the database that could not be used
+``incomplete.jsonl``       exams that could not be fetched whole
+``ingest.json, card.png``  the data card
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llava_ultra_ext.data.ingest.card import DataCard
+from llava_ultra_ext.data.ingest.joining import LeftOver
+from llava_ultra_ext.data.ingest.ledger import FORMAT, Ledger
+from llava_ultra_ext.data.list_file import ListFile
+from llava_ultra_ext.data.sites import load_sites
+from llava_ultra_ext.data.whole_file import write_all_whole, write_whole
+
+CARD = "ingest.json"
+_BATCH = 1000  # rows of Parquet held at a time
+
+
+def write_output(out: Path, ledger: Ledger, left: LeftOver, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write all of them.
+
+    Returns:
+        The card.
+
+    Raises:
+        OSError: one cannot be written; the earlier ones stay.
+        ValueError: a library is missing.
+    """
+    card = DataCard(load_sites(settings["sites"]))
+    lists = {name: ListFile(out / name) for name in ("exams.json", "audit.jsonl", "quarantine.jsonl")}
+    try:
+        for outcome in ledger.outcomes():
+            card.add(outcome)
+            if outcome.record is not None:
+                lists["exams.json"].add(outcome.record)
+            for line in outcome.audit:
+                lists["audit.jsonl"].add_json(line)
+            for one in outcome.refused:
+                lists["quarantine.jsonl"].add(one)
+        numbers, picture = card.numbers(), card.picture()
+        _write_parquet(out / "exams.parquet", ledger)
+        for written in lists.values():
+            written.finish()
+    finally:
+        for unfinished in lists.values():
+            unfinished.drop()
+    _write_left(out, left)
+    content = {
+        "format": FORMAT,
+        "settings": dict(settings),
+        **numbers,
+        "reports": {"rows": left.counts["rows"], "usable": left.counts["reports"], "refused": _reasons(left.reports)},
+        "unmatched": {side: sum(side in one for one in left.unmatched) for side in ("exam", "study")},
+        "incomplete": len(left.incomplete),
+        "folder": dict(sorted(left.files.items())),
+    }
+    write_all_whole({out / CARD: json.dumps(content, ensure_ascii=False, indent=2) + "\n", out / "card.png": picture})
+    return content
+
+
+def _write_left(out: Path, left: LeftOver) -> None:
+    """In an order that does not depend on how often the run was broken off."""
+    rows: dict[str, Iterable[Mapping[str, object]]] = {
+        "refused_reports.jsonl": left.reports,
+        "unmatched.jsonl": sorted(left.unmatched, key=lambda row: (*row, *row.values())),
+        "incomplete.jsonl": sorted(left.incomplete, key=lambda row: str(row["exam"])),
+    }
+    for name, lines in rows.items():
+        write_whole(out / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines))
+
+
+def _reasons(rows: Iterable[Mapping[str, str]]) -> dict[str, int]:
+    return dict(sorted(Counter(row["reason"] for row in rows).items()))
+
+
+def _write_parquet(path: Path, ledger: Ledger) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise ValueError("Parquet needs pip install 'llava_ultra_ext[hospital]' (pyarrow).") from None
+    texts = ("exam_id", "patient", "exam_date", "site", "modality", "findings", "diagnosis", "history")
+    columns = {**dict.fromkeys(texts, pa.string()), "image": pa.list_(pa.string())}
+    schema = pa.schema({**columns, "near_duplicates": pa.list_(pa.int32())})
+    partial = path.with_name(f".{path.name}.part")
+    rows: list[dict[str, Any]] = []
+    try:
+        with pq.ParquetWriter(partial, schema) as writer:
+            for outcome in ledger.outcomes():
+                rows += [outcome.record] if outcome.record is not None else []
+                if len(rows) == _BATCH:
+                    writer.write_table(pa.Table.from_pylist(rows, schema))
+                    rows = []
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
