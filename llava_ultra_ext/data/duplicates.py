@@ -24,6 +24,9 @@ NEAR = 4
 """Bits of 64 in which the perceptual hashes of near-duplicates differ at most. Our choice: copies of one picture that
 were compressed again differ by 0 to 2."""
 
+_HASHED = 128
+"""Pixels of the shorter side that a picture is averaged down to before its hash, which looks at 32 of them."""
+
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Modes that become RGB without loss of what a picture shows; 16-bit pictures would be cut off."""
 
@@ -119,7 +122,7 @@ def near_duplicates(pictures: Iterable[Image.Image], distance: int = NEAR) -> li
     marks: list[int | None] = []
     new: list[tuple[int, ImageHash]] = []
     for number, picture in enumerate(pictures):
-        hashed = phash(picture)
+        hashed = phash(picture.reduce(max(1, min(picture.size) // _HASHED)))
         same = next((other for other, known in new if known - hashed <= distance), None)
         if same is None:
             new.append((number, hashed))

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from llava_ultra_ext.data.deidentify.pixel_text import Found, TextReader
 from llava_ultra_ext.data.deidentify.quarantine import Quarantine
@@ -32,6 +33,8 @@ SMALLEST_SHARE = 0.08
 
 _IMAGES = (1, 2, 3, 4)  # RegionSpatialFormat: 2D, M-mode, spectral, waveform; 5 is graphics, 0 is a grey bar
 _MOVES, _BRIGHT, _ROUGH = 12, 16, 2  # grey levels of 255
+_CELLS = 96  # across the shorter side
+_SIDE = 5  # cells; what is narrower is text
 _MOST_FRAMES = 16
 _MANY_DIGITS = 6
 
@@ -86,7 +89,7 @@ def find_region(frames: Frames) -> tuple[Mask, str] | None:
         (H, W) mask and the rule that found it; None where nothing is large enough.
     """
     picked = frames[np.linspace(0, len(frames) - 1, min(len(frames), _MOST_FRAMES)).round().astype(int)]
-    grey = picked.max(axis=-1)
+    grey = np.maximum(np.maximum(picked[..., 0], picked[..., 1]), picked[..., 2])
     if len(grey) > 2:
         mask = _largest(grey.max(axis=0) - grey.min(axis=0) > _MOVES, density=0.25)
         if mask is not None:
@@ -115,18 +118,32 @@ def clean_frames(
     if rule != "regions" and reader is None and str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
         raise Quarantine("burned_in_unchecked")
     removed: Counter[str] = Counter()
-    blanked = int((frames[:, ~mask] != 0).any(axis=(0, 2)).sum()) if not mask.all() else 0
-    cleaned = frames * mask[None, :, :, None].astype(np.uint8)
+    cleaned, box, blanked = _blacked_out(frames, mask)
     removed["pixels_blanked"] = blanked
     removed["frames_blanked"] = len(frames) if blanked else 0
     if reader is None:
         removed["text_unchecked"] = len(frames)
     else:
         _blank_texts(cleaned, tuple(known), reader, removed)
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     counts = {kind: count for kind, count in sorted(removed.items()) if count}
     return CleanFrames(cleaned, box, rule, reader is not None, counts)
+
+
+def _blacked_out(frames: Frames, mask: Mask) -> tuple[Frames, Box, int]:
+    """A copy that is black outside the mask, the mask's box, and how many pixels that showed something are black now.
+
+    Most is copied as one box; only what lies in it beside the mask is looked at pixel by pixel.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    inside = (slice(None), slice(top, bottom), slice(left, right))
+    cleaned = np.zeros_like(frames)
+    cleaned[inside] = frames[inside]
+    beside = ~mask[inside[1:]]
+    if beside.any():
+        cleaned[inside][:, beside] = 0
+    shown = np.bitwise_or.reduce(frames[..., 0] | frames[..., 1] | frames[..., 2])  # (H, W)
+    return cleaned, (left, top, right, bottom), int(np.count_nonzero(shown[~mask]))
 
 
 def _mask(frames: Frames, dataset: Any) -> tuple[Mask, str]:
@@ -144,27 +161,38 @@ def _mask(frames: Frames, dataset: Any) -> tuple[Mask, str]:
 
 
 def _largest(active: Mask, density: float) -> Mask | None:
+    """In cells, some hundred across: finer than that no region is cut, and full pictures would cost twenty times."""
     from scipy import ndimage  # type: ignore[import-untyped]
 
-    side = max(5, min(active.shape) // 24)
-    dense = ndimage.uniform_filter(active.astype(np.float32), side) > density
-    dense = ndimage.binary_opening(dense, np.ones((side, side), dtype=np.bool_))
-    labels, count = ndimage.label(dense)
+    cell = max(1, min(active.shape) // _CELLS)
+    dense = ndimage.uniform_filter(_shares(active, cell), _SIDE) > density
+    opened = ndimage.minimum_filter(dense.astype(np.uint8), _SIDE, mode="constant")
+    labels, count = ndimage.label(ndimage.maximum_filter(opened, _SIDE, mode="constant"))
     if not count:
         return None
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    region: Mask = labels == sizes.argmax()
-    if region.mean() < SMALLEST_SHARE:
+    largest: Mask = labels == sizes.argmax()
+    if largest.mean() < SMALLEST_SHARE:
         return None
-    return _spans(region) & _spans(region.T).T
+    spans = _spans(largest) & _spans(largest.T).T
+    rows, columns = spans.shape
+    pixels = np.broadcast_to(spans[:, None, :, None], (rows, cell, columns, cell)).reshape(rows * cell, columns * cell)
+    return pixels[: active.shape[0], : active.shape[1]]
+
+
+def _shares(active: Mask, cell: int) -> npt.NDArray[np.float32]:
+    """Of each cell's pixels the share that is active."""
+    return np.asarray(Image.fromarray(active.astype(np.float32)).reduce(cell))
 
 
 def _rough(grey: npt.NDArray[np.uint8]) -> Mask:
-    """Where a pixel differs from one of its neighbours; a drawn ground does not, speckle does nearly everywhere."""
-    from scipy import ndimage
-
-    rough: Mask = ndimage.maximum_filter(grey, 3) - ndimage.minimum_filter(grey, 3) >= _ROUGH
+    """Where a pixel differs from one beside it; a drawn ground does not, speckle does nearly everywhere."""
+    rough = np.zeros(grey.shape, dtype=np.bool_)
+    for here, there in ((grey[1:], grey[:-1]), (grey[:, 1:], grey[:, :-1])):
+        differs = np.maximum(here, there) - np.minimum(here, there) >= _ROUGH
+        rough[: differs.shape[0], : differs.shape[1]] |= differs
+        rough[-differs.shape[0] :, -differs.shape[1] :] |= differs
     return rough
 
 

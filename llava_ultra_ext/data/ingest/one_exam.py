@@ -212,7 +212,7 @@ class _Work:
         else:
             self.removed["pixels"].update(cleaned.removed)
             left, top, right, bottom = cleaned.box
-            return [Image.fromarray(np.ascontiguousarray(frame[top:bottom, left:right])) for frame in cleaned.frames]
+            return [_picture(frame[top:bottom, left:right]) for frame in cleaned.frames]
         self.keep_back(self.secret.pseudonym("instance", str(one.dataset.get("SOPInstanceUID", ""))), reason)
         return []
 
@@ -220,6 +220,13 @@ class _Work:
 @functools.lru_cache(maxsize=1)
 def _secret(file: Path | None) -> Secret:
     return load_secret(file)
+
+
+def _picture(frame: np.ndarray) -> Image.Image:
+    """Grey where no colour is shown: a third of the bytes, and readers turn it into RGB as they do any picture."""
+    picture = Image.fromarray(np.ascontiguousarray(frame))
+    red, green, blue = (channel.tobytes() for channel in picture.split())
+    return picture.getchannel(0) if red == green == blue else picture
 
 
 def _encoded(picture: Image.Image, kind: str) -> bytes:
