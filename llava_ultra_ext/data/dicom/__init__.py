@@ -1,1 +1,1 @@
-"""DICOM files become 8-bit RGB frames, their scan region and the choice of a cine's frames; nothing is written."""
+"""DICOM files become 8-bit RGB frames, chosen from a cine by a stated rule; nothing is written."""

@@ -14,7 +14,6 @@ from PIL import Image
 
 from llava_ultra_ext.data.dicom.colours import Pixels
 from llava_ultra_ext.data.dicom.instance import Instance
-from llava_ultra_ext.data.dicom.scan_region import Box
 
 RULES = ("uniform", "change")
 
@@ -22,14 +21,16 @@ _SIDE = 32  # pixels of the small copies: 1 KB a frame is what a long cine takes
 _SAME = 1.0  # grey levels of mean difference; compression noise of a still picture is below
 
 
-def choose_frames(instance: Instance, wanted: int, rule: str = "uniform", region: Box | None = None) -> tuple[int, ...]:
+def choose_frames(
+    instance: Instance, wanted: int, rule: str = "uniform", region: tuple[int, int, int, int] | None = None
+) -> tuple[int, ...]:
     """0-based numbers of the frames to keep, rising.
 
     Args:
         instance: a file; `change` decodes all its frames once, `uniform` none.
         wanted: most frames, at least 1.
         rule: one of `RULES`.
-        region: the scan; what changes outside, such as a clock, does not count for `change`.
+        region: left, top, right, bottom of the scan; what changes outside, such as a clock, does not count for `change`.
 
     Raises:
         ValueError: another rule, or a number below 1.
@@ -40,8 +41,8 @@ def choose_frames(instance: Instance, wanted: int, rule: str = "uniform", region
     count = instance.shape[0]
     if rule == "uniform" or count == 1:
         return uniform(count, wanted)
-    frames = instance.frames()
-    return by_change(frames if region is None else (region.cut(frame) for frame in frames), wanted)
+    left, top, right, bottom = region or (0, 0, None, None)
+    return by_change((frame[top:bottom, left:right] for frame in instance.frames()), wanted)
 
 
 def uniform(count: int, wanted: int) -> tuple[int, ...]:

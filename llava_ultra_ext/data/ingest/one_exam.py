@@ -26,7 +26,7 @@ from llava_ultra_ext.data.deidentify.pixel_text import rapid_reader
 from llava_ultra_ext.data.deidentify.pixels import clean_frames
 from llava_ultra_ext.data.deidentify.quarantine import Quarantine
 from llava_ultra_ext.data.deidentify.text import clean_text
-from llava_ultra_ext.data.dicom.cine import choose_frames
+from llava_ultra_ext.data.dicom.cine import choose_frames, uniform
 from llava_ultra_ext.data.dicom.instance import Instance, open_instance
 from llava_ultra_ext.data.dicom.refusal import Refused
 from llava_ultra_ext.data.duplicates import near_duplicates
@@ -201,9 +201,7 @@ class _Work:
     def _cleaned(self, one: Instance, names: Sequence[str]) -> list[Image.Image]:
         """A file's frames without banners; a file that has a fault gives none, and is listed."""
         try:
-            wanted = choose_frames(one, self.settings.frames_per_cine, self.settings.cine_rule)
-            frames = np.stack(list(one.frames(wanted)))
-            cleaned = clean_frames(frames, one.dataset, names, self._reader)
+            cleaned = clean_frames(self._frames(one), one.dataset, names, self._reader)
         except (Refused, Quarantine) as fault:
             reason = fault.reason
         except Exception as error:  # a broken file must not end the run; the error's text may quote it
@@ -215,6 +213,16 @@ class _Work:
             return [_picture(frame[top:bottom, left:right]) for frame in cleaned.frames]
         self.keep_back(self.secret.pseudonym("instance", str(one.dataset.get("SOPInstanceUID", ""))), reason)
         return []
+
+
+    def _frames(self, one: Instance) -> np.ndarray:
+        """(k, H, W, 3); by the rule of the settings."""
+        most, rule = self.settings.frames_per_cine, self.settings.cine_rule
+        frames = np.stack(list(one.frames(uniform(one.shape[0], most))))
+        if rule == "uniform" or one.shape[0] <= most:
+            return frames
+        scan = clean_frames(frames, one.dataset).box  # a clock beside the scan is no change of it
+        return np.stack(list(one.frames(choose_frames(one, most, rule, scan))))
 
 
 @functools.lru_cache(maxsize=1)

@@ -13,7 +13,6 @@ from made_file import made, write
 
 from llava_ultra_ext.data.dicom.cine import by_change, choose_frames, uniform
 from llava_ultra_ext.data.dicom.instance import open_instance
-from llava_ultra_ext.data.dicom.scan_region import Box
 
 
 def flat(*levels: int) -> list[np.ndarray]:
@@ -42,7 +41,7 @@ def test_a_clock_outside_the_scan_does_not_count(tmp_path: Path) -> None:
     pixels = np.zeros((6, 120, 120), np.uint8)
     pixels[:, :20] = np.array([0, 250, 40, 130, 90, 200])[:, None, None]
     instance = open_instance(write(tmp_path / "a", made(pixels, NumberOfFrames=6)))
-    assert choose_frames(instance, 4, "change", Box(0, 20, 120, 120)) == (0,)
+    assert choose_frames(instance, 4, "change", (0, 20, 120, 120)) == (0,)
     assert len(choose_frames(instance, 4, "change")) == 4
     assert choose_frames(instance, 2) == (1, 4)
 
