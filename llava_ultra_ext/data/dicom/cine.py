@@ -30,7 +30,7 @@ def choose_frames(
         instance: a file; `change` decodes all its frames once, `uniform` none.
         wanted: most frames, at least 1.
         rule: one of `RULES`.
-        region: left, top, right, bottom of the scan; what changes outside, such as a clock, does not count for `change`.
+        region: left, top, right, bottom of the scan; `change` does not look outside, where a clock may run.
 
     Raises:
         ValueError: another rule, or a number below 1.

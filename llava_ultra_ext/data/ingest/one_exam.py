@@ -214,7 +214,6 @@ class _Work:
         self.keep_back(self.secret.pseudonym("instance", str(one.dataset.get("SOPInstanceUID", ""))), reason)
         return []
 
-
     def _frames(self, one: Instance) -> np.ndarray:
         """(k, H, W, 3); by the rule of the settings."""
         most, rule = self.settings.frames_per_cine, self.settings.cine_rule
