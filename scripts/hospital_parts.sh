@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A hospital's parts on this machine, for tests and the demo: PostgreSQL and Orthanc (DICOMweb and DIMSE), on free
-# loopback ports, with all their files in one folder. As root, PostgreSQL runs as the user postgres, which it demands.
+# loopback ports, with all their files in FOLDER. As root, PostgreSQL runs as the user postgres, which it demands.
 #
 #   bash scripts/hospital_parts.sh install                          what is missing, as Debian packages (needs root)
 #   bash scripts/hospital_parts.sh start FOLDER [postgres] [orthanc]   default both; prints NAME=value lines
@@ -58,10 +58,11 @@ PYTHON
 as_postgres() { if [[ $EUID == 0 ]]; then setpriv --reuid=postgres --regid=postgres --clear-groups "$@"; else "$@"; fi; }
 
 start_postgres() {
-    local bin data=$folder/postgres port
+    local bin data port
     bin=$(postgres_bin)
     port=$(free_ports 1)
-    mkdir "$data"
+    data=$(mktemp -d "${TMPDIR:-/tmp}/hospital_postgres.XXXXXX")  # postgres may not enter a FOLDER below a private one
+    ln -s "$data" "$folder/postgres"
     if [[ $EUID == 0 ]]; then chown postgres "$data"; fi
     cd "$data"  # a folder that postgres may enter
     as_postgres "$bin/initdb" -D "$data/cluster" -U ultra -A trust -E UTF8 --locale=C.UTF-8 --no-sync >"$folder/postgres.log" 2>&1 ||
@@ -119,6 +120,7 @@ stop_parts() {
     if [[ -d "$folder/postgres/cluster" ]]; then
         (cd "$folder/postgres" && as_postgres "$(postgres_bin)/pg_ctl" -D cluster -m immediate -w stop) >/dev/null 2>&1 || true
     fi
+    if [[ -L "$folder/postgres" ]]; then rm -rf "$(readlink "$folder/postgres")"; fi
     rm -rf "$folder"
 }
 
