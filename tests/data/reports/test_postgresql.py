@@ -55,7 +55,7 @@ def test_a_server_that_goes_away(filled: str) -> None:
     next(rows)
     engine = connect(filled)
     with engine.connect() as connection:
-        others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = 'tester'"
+        others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = current_user"
         connection.execute(text(f"SELECT pg_terminate_backend(pid) {others}"))
     engine.dispose()
     with pytest.raises(ValueError, match="the database broke off") as caught:
