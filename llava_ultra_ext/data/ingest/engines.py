@@ -5,6 +5,7 @@ Both hold a few tasks a worker and no more, so that memory does not grow with th
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -77,7 +78,7 @@ def _on_ray(function: Callable[[T], R], tasks: Iterable[T], workers: int, addres
     except ImportError:
         raise RuntimeError("--engine ray needs `pip install llava_ultra_ext[ray]`.") from None
     options: dict[str, Any] = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR", **options)
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR, **options)
     remote = ray.remote(num_cpus=1, max_retries=2)(function)
     running: list[Any] = []
     try:
