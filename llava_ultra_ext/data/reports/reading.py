@@ -8,8 +8,9 @@ takes its place: it was withdrawn.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ Version = tuple[int, Decimal, str]
 
 def read_reports(
     source: str | Path, mapping: ReportMapping, *, after: str = "", batch: int = 1000
-) -> Iterator[ReportRow | RefusedRow]:
+) -> Generator[ReportRow | RefusedRow, None, None]:
     """Every row of a source, used or refused, in the order of accession numbers.
 
     Args:
@@ -63,8 +64,10 @@ def read_reports(
     try:
         reports = SqlReports(engine, table, batch)
         yield from refused
-        for _, rows in itertools.groupby(reports.rows(after), key=lambda row: row[KEY]):
-            yield from _last_version(rows)
+        # Closed before the engine, however the caller stops: an open cursor would complain of the lost database.
+        with contextlib.closing(reports.rows(after)) as found:
+            for _, rows in itertools.groupby(found, key=lambda row: row[KEY]):
+                yield from _last_version(rows)
     finally:
         engine.dispose()
 

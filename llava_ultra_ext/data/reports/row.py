@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -39,7 +40,8 @@ LONGEST_TEXT = 20_000
 REASONS = {
     "empty": "no cell of the row holds anything",
     "no_accession_number": "without it no picture is found",
-    "bad_accession_number": f"longer than {LONGEST_NUMBER} characters, or with tabs or other control signs",
+    "bad_accession_number": f"longer than {LONGEST_NUMBER} characters, or with tabs, other control "
+    "signs, or full-width forms",
     "bad_exam_date": "no date that is known: 2024-01-31, 2024/1/31, 2024年1月31日, 20240131",
     "broken_text": "a cell holds bytes or signs that are no text",
     "too_long": f"a cell holds more than {LONGEST_TEXT} characters",
@@ -129,7 +131,7 @@ def _fault(texts: Mapping[str, str]) -> str:
         return "no_accession_number"
     if len(number) > LONGEST_NUMBER or _CONTROL.search(number) or number != as_text(number):
         return "bad_accession_number"
-    if not is_clean(number) or "\ufffd" in number:
+    if not is_clean(number) or "\ufffd" in number or number != unicodedata.normalize("NFKC", number).strip():
         return "bad_accession_number"
     if not all(is_clean(text) and "\ufffd" not in text for text in texts.values()):
         return "broken_text"

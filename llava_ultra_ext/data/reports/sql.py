@@ -7,7 +7,7 @@ stands in an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,7 +86,7 @@ class SqlReports:
         mapping.check_columns(present, "the table" if mapping.table else "the query")
         self._has_place = PLACE in present
 
-    def rows(self, after: str = "") -> Iterator[dict[str, Any]]:
+    def rows(self, after: str = "") -> Generator[dict[str, Any], None, None]:
         """Cells by field, with `row.KEY` and `row.PLACE`, in the order of the keys; rows without any come first.
 
         Args:
