@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -39,18 +41,27 @@ def run(function: Callable[[T], R], tasks: Iterable[T], engine: str, workers: in
         RuntimeError: a worker died, or Ray is not installed.
         Exception: whatever the function raises.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"--engine {engine}: allowed are {', '.join(ENGINES)}.")
-    if workers < 1:
-        raise ValueError(f"--workers {workers}: at least 1.")
+    check(engine, workers)
     if engine == "ray":
         return _on_ray(function, tasks, workers, address)
     return map(function, tasks) if workers == 1 else _in_processes(function, tasks, workers)
 
 
+def check(engine: str, workers: int) -> None:
+    """Whether `run` takes them.
+
+    Raises:
+        ValueError: another engine, or fewer than one worker.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"--engine {engine}: allowed are {', '.join(ENGINES)}.")
+    if workers < 1:
+        raise ValueError(f"--workers {workers}: at least 1.")
+
+
 def _in_processes(function: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[R]:
     # Not forked: this process has threads of a PACS client by now, whose locks a fork would copy.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_ctrl_c_alone)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin_worker)
     running: set[Future[R]] = set()
     try:
         for task in tasks:
@@ -67,9 +78,20 @@ def _in_processes(function: Callable[[T], R], tasks: Iterable[T], workers: int) 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_ctrl_c_alone() -> None:
-    """The parent ends the run; a worker finishes its exam."""
+def _begin_worker() -> None:
+    """Ctrl-C is the parent's, which ends the run; and a worker ends with a parent that was killed.
+
+    It would wait for ever otherwise, and write into the next run's output until its tasks are done.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _on_ray(function: Callable[[T], R], tasks: Iterable[T], workers: int, address: str) -> Iterator[R]:
@@ -79,7 +101,8 @@ def _on_ray(function: Callable[[T], R], tasks: Iterable[T], workers: int, addres
         raise RuntimeError("--engine ray needs `pip install llava_ultra_ext[ray]`.") from None
     options: dict[str, Any] = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR, **options)
-    remote = ray.remote(num_cpus=1, max_retries=2)(function)
+    # Ray takes functions only, not everything that can be called.
+    remote = ray.remote(num_cpus=1, max_retries=2)(lambda task: function(task))
     running: list[Any] = []
     try:
         for task in tasks:
