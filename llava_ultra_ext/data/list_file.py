@@ -42,5 +42,9 @@ class ListFile:
 
     def drop(self) -> None:
         """Remove what is not finished."""
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        except OSError:  # what could not be written is not wanted any more
+            pass
+        finally:
+            self._partial.unlink(missing_ok=True)

@@ -10,7 +10,10 @@ An exam is finished as a whole; the same command goes on behind the last one, ho
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import hashlib
+import itertools
 import logging
 import os
 import shutil
@@ -26,8 +29,9 @@ from llava_ultra_ext.data.dicom.cine import RULES
 from llava_ultra_ext.data.ingest import engines, sources
 from llava_ultra_ext.data.ingest.joining import Joining
 from llava_ultra_ext.data.ingest.ledger import Ledger
-from llava_ultra_ext.data.ingest.one_exam import FORMATS, Outcome, Settings, ingest_exam
+from llava_ultra_ext.data.ingest.one_exam import FORMATS, Outcome, Settings, folder_of, ingest_exam
 from llava_ultra_ext.data.ingest.output import CARD, write_output
+from llava_ultra_ext.data.pacs.spool import empty
 from llava_ultra_ext.data.reports import load_mapping, read_reports
 from llava_ultra_ext.data.sites import load_sites
 
@@ -52,24 +56,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     secret, settings = load_secret(options.secret), _settings(options, out)
     load_sites(settings.sites)
     mapping, source, dates = load_mapping(options.mapping), sources.open_source(options), _dates(options.dates)
-    rows = read_reports(_reports(options), mapping)
     spool = Path(options.spool or f"{out}.spool").expanduser().resolve()
-    if spool == out or out in spool.parents:
-        raise ValueError(f"--spool {options.spool}: lies in --out, which holds no patient's data. Give another folder.")
+    _check_places(options, out, spool)
+    engines.check(options.engine, options.workers)
     card = {**_decisive(settings), "secret": secret.pseudonym("secret", "")}
-    ledger = Ledger(out / LEDGER, card)
-    try:
+    with contextlib.ExitStack() as opened:
+        rows = opened.enter_context(contextlib.closing(read_reports(_reports(options), mapping)))
+        first = list(itertools.islice(rows, 1))  # a database that cannot be read says so before anything is written
+        ledger = opened.enter_context(contextlib.closing(Ledger(out / LEDGER, card)))
         joining = Joining(source, dates, spool, secret, ledger)
+        tasks = joining.tasks(itertools.chain(first, rows))
         work = functools.partial(ingest_exam, settings=settings)
-        outcomes = engines.run(work, joining.tasks(rows), options.engine, options.workers, options.ray_address)
-        _finish_all(outcomes, joining)
-        content = write_output(out, ledger, joining.left, _decisive(settings))
-    finally:
-        ledger.close()
+        _finish_all(engines.run(work, tasks, options.engine, options.workers, options.ray_address), joining)
+        for exam in joining.withdrawn:
+            if ledger.drop(exam):
+                shutil.rmtree(out / folder_of(exam), ignore_errors=True)
+        content = write_output(out, ledger, joining.left, _decisive(settings), settings.sites)
     if not joining.left.incomplete:
-        shutil.rmtree(spool, ignore_errors=True)
+        empty(spool)
     sys.stdout.write(_told(content, joining, out) + "\n")
     return 0
+
+
+def _check_places(options: argparse.Namespace, out: Path, spool: Path) -> None:
+    if spool == out or out in spool.parents:
+        raise ValueError(f"--spool {spool}: lies in --out, which holds no patient's data. Give another folder.")
+    if "://" in options.images:
+        return
+    images = Path(options.images).expanduser().resolve()
+    if out == images or images in out.parents:
+        raise ValueError(f"--out {options.out}: lies in --images, where the next run would read it. Give another.")
 
 
 def _finish_all(outcomes: Iterable[Outcome], joining: Joining) -> None:
@@ -102,8 +118,9 @@ def _settings(options: argparse.Namespace, out: Path) -> Settings:
 
 def _decisive(settings: Settings) -> dict[str, Any]:
     """Settings that decide the bytes of the output; neither a path nor the secret is shown."""
-    names = ("modality", "frames_per_cine", "cine_rule", "picture_format", "read_text", "sites")
-    return {name: getattr(settings, name) for name in names}
+    names = ("modality", "frames_per_cine", "cine_rule", "picture_format", "read_text")
+    sites = None if settings.sites is None else hashlib.sha256(Path(settings.sites).read_bytes()).hexdigest()[:16]
+    return {**{name: getattr(settings, name) for name in names}, "sites": sites}
 
 
 def _reports(options: argparse.Namespace) -> str:

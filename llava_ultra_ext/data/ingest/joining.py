@@ -85,8 +85,7 @@ class Joining:
                 yield from self._task(row, found.pop(row.accession_number, []))
         for study in itertools.chain.from_iterable((listed or {}).values()):
             self.left.unmatched.append({"study": self.secret.pseudonym("study", study.uid)})
-            if isinstance(self.source, FolderSource):
-                self.left.files["without_report"] += len(self.source.files(study))
+            self._count("without_report", [study])
         if isinstance(self.source, FolderSource):
             self._account(self.source)
 
@@ -95,6 +94,12 @@ class Joining:
         for folder in self._fetched.pop(exam, ()):
             shutil.rmtree(folder, ignore_errors=True)
 
+    @property
+    def withdrawn(self) -> frozenset[str]:
+        """Exams whose report has a row, of which none can be used; an earlier version may not stand for it."""
+        return frozenset(self._refused)
+
+    _refused: set[str] = field(default_factory=set, repr=False)
     _fetched: dict[str, list[Path]] = field(default_factory=dict, repr=False)
 
     def _usable(self, rows: Iterable[ReportRow | RefusedRow]) -> Iterator[ReportRow]:
@@ -102,10 +107,13 @@ class Joining:
             self.left.counts["rows"] += 1
             if isinstance(row, ReportRow):
                 self.left.counts["reports"] += 1
+                if self._refused:
+                    self._refused.discard(self.secret.pseudonym("accession", row.accession_number))
                 yield row
             else:
                 exam = self.secret.pseudonym("accession", row.accession_number) if row.accession_number else ""
                 self.left.reports.append({"place": row.place, "reason": row.reason, "exam": exam})
+                self._refused.update({exam} - {""})
 
     def _listed(self) -> dict[str, list[Study]] | None:
         """Accession number -> studies, of everything that the source has; None: it must be asked by number."""
@@ -128,6 +136,7 @@ class Joining:
 
     def _task(self, row: ReportRow, studies: Sequence[Study]) -> Iterator[Task]:
         exam = self.secret.pseudonym("accession", row.accession_number)
+        self._count("of_exams", studies)
         if not studies:
             self.left.unmatched.append({"exam": exam})
             return
@@ -143,9 +152,14 @@ class Joining:
         yield Task(exam, digest, row, files)
 
     def _account(self, folder: FolderSource) -> None:
-        """Every file of the folder is counted once."""
+        """Every file of the folder is counted once: what was not listed has another date."""
         self.left.files += folder.outside(MODALITY)
-        self.left.files["of_exams"] = folder.total - sum(self.left.files.values())
+        self.left.files["other_date"] = folder.total - sum(self.left.files.values())
+        self.left.files = +self.left.files
+
+    def _count(self, where: str, studies: Iterable[Study]) -> None:
+        if isinstance(self.source, FolderSource):
+            self.left.files[where] += sum(len(self.source.files(study)) for study in studies)
 
     def _files(self, exam: str, studies: Sequence[Study]) -> tuple[tuple[Path, ...], int, str]:
         """All files of an exam, how many failed to come, and why."""

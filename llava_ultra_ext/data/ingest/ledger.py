@@ -40,20 +40,21 @@ class Ledger:
         self._path = path
         try:
             self._database = sqlite3.connect(path, timeout=0.5)
+            # Before WAL: only so is the file locked when it is opened, and not with the first exam.
+            self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
             # A kill loses nothing with this; a power cut at most the last exams, which are then done again.
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
             with self._database:
                 for table in _TABLES:
                     self._database.execute(table)
+            self._check(settings)
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
-                raise ValueError(f"--out {path.parent}: another ingest is writing there. Wait for it.") from None
+                raise ValueError(f"--out {path.parent.parent}: another ingest is writing there. Wait for it.") from None
             raise OSError(f"{path}: cannot be opened or written ({error}).") from None
         except sqlite3.DatabaseError:
             raise ValueError(f"{path}: is no ledger of an ingest. Give another --out.") from None
-        self._check(settings)
 
     def _check(self, settings: Mapping[str, Any]) -> None:
         wanted = {name: json.dumps(value) for name, value in {"format": FORMAT, **settings}.items()}
@@ -70,7 +71,7 @@ class Ledger:
         if differing:
             self.close()
             raise ValueError(
-                f"--out {self._path.parent}: was begun with other settings: {'; '.join(differing)}. "
+                f"--out {self._path.parent.parent}: was begun with other settings: {'; '.join(differing)}. "
                 "Give those, or another folder."
             )
 
@@ -78,6 +79,10 @@ class Ledger:
         """Whether an exam is finished, from this very report."""
         row = self._database.execute("SELECT digest FROM exams WHERE exam = ?", (exam,)).fetchone()
         return row is not None and row[0] == digest
+
+    def drop(self, exam: str) -> bool:
+        """Forget an exam, whose report was withdrawn; whether it was there."""
+        return self._changed("DELETE FROM exams WHERE exam = ?", (exam,)) > 0
 
     def add(self, outcome: Outcome) -> None:
         """A finished exam; it takes the place of one from an earlier version of its report.
@@ -87,9 +92,12 @@ class Ledger:
         """
         record = None if outcome.record is None else _json(outcome.record)
         row = (outcome.exam, outcome.digest, record, "\n".join(outcome.audit), _json(outcome.refused), outcome.files)
+        self._changed("INSERT OR REPLACE INTO exams VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def _changed(self, statement: str, values: tuple[Any, ...]) -> int:
         try:
             with self._database:
-                self._database.execute("INSERT OR REPLACE INTO exams VALUES (?, ?, ?, ?, ?, ?)", row)
+                return self._database.execute(statement, values).rowcount
         except sqlite3.OperationalError as error:
             raise OSError(f"{self._path}: cannot be written ({error}). Finished exams are kept.") from None
 

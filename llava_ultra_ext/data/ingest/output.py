@@ -26,11 +26,24 @@ from llava_ultra_ext.data.sites import load_sites
 from llava_ultra_ext.data.whole_file import write_all_whole, write_whole
 
 CARD = "ingest.json"
+_NAMES = (
+    *("exams.json", "exams.parquet", "audit.jsonl", "quarantine.jsonl", "refused_reports.jsonl", "unmatched.jsonl"),
+    *("incomplete.jsonl", CARD, "card.png"),
+)
 _BATCH = 1000  # rows of Parquet held at a time
 
 
-def write_output(out: Path, ledger: Ledger, left: LeftOver, settings: Mapping[str, Any]) -> dict[str, Any]:
+def write_output(
+    out: Path, ledger: Ledger, left: LeftOver, settings: Mapping[str, Any], sites: str | None = None
+) -> dict[str, Any]:
     """Write all of them.
+
+    Args:
+        out: the folder.
+        ledger: of finished exams.
+        left: what did not become one.
+        settings: as the card shows them.
+        sites: a user's own dictionary of sites.
 
     Returns:
         The card.
@@ -39,7 +52,8 @@ def write_output(out: Path, ledger: Ledger, left: LeftOver, settings: Mapping[st
         OSError: one cannot be written; the earlier ones stay.
         ValueError: a library is missing.
     """
-    card = DataCard(load_sites(settings["sites"]))
+    _remove_torn(out)
+    card = DataCard(load_sites(sites))
     lists = {name: ListFile(out / name) for name in ("exams.json", "audit.jsonl", "quarantine.jsonl")}
     try:
         for outcome in ledger.outcomes():
@@ -69,6 +83,13 @@ def write_output(out: Path, ledger: Ledger, left: LeftOver, settings: Mapping[st
     }
     write_all_whole({out / CARD: json.dumps(content, ensure_ascii=False, indent=2) + "\n", out / "card.png": picture})
     return content
+
+
+def _remove_torn(out: Path) -> None:
+    """Temporary files that a run left which was killed while it wrote them."""
+    for name in _NAMES:
+        for path in out.glob(f".{name}.*"):
+            path.unlink(missing_ok=True)
 
 
 def _write_left(out: Path, left: LeftOver) -> None:

@@ -6,7 +6,9 @@ readable by their owner only.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -69,3 +71,18 @@ class Spool:
         files = tuple(sorted(self.folder.glob("*.dcm")))
         new = sum(path.name not in self._before for path in files)
         return Fetched(self.study, files, new, tuple(failed))
+
+
+def empty(folder: Path) -> None:
+    """Remove all studies of a spool, and the spool where nothing else lies in it: it may be a folder with other things.
+
+    Args:
+        folder: the spool; need not exist.
+    """
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if re.fullmatch(r"[0-9a-f]{24}", path.name) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty
+        folder.rmdir()
