@@ -83,8 +83,24 @@ class CleanHeader:
 
 def known_names(dataset: Any) -> tuple[str, ...]:
     """Names of patient and staff at any depth of a dataset (VR PN), before it is cleaned."""
-    found = {str(value) for element in _elements(dataset) if element.VR == "PN" for value in _values(element)}
+    found = _person_names(dataset)
     return tuple(sorted(name for name in found if name.strip(" ^=")))
+
+
+def _person_names(dataset: Any) -> set[str]:
+    """Of what can be read: one broken element hides no name of another."""
+    found: set[str] = set()
+    for tag in list(dataset.keys()):
+        try:
+            element = dataset[tag]
+            if element.VR == "PN":
+                found.update(str(value) for value in _values(element))
+            elif element.VR == "SQ":
+                for item in element.value:
+                    found |= _person_names(item)
+        except Exception:  # pydicom raises anything
+            continue
+    return found
 
 
 def clean_header(dataset: Any, secret: Secret, patient_id: str | None = None) -> CleanHeader:

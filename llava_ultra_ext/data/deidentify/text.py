@@ -7,6 +7,7 @@ shift 0: its dates have moved) changes nothing.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from llava_ultra_ext.data.deidentify.structured import remove_structured
 
 GROWTH = 4
 """A cleaned text has at most this many times the characters of the text: a surname becomes ``[姓名]``."""
+
+SHORTEST_NUMBER = 5
+"""Characters of a known number that is looked for in texts."""
 
 _DIGITS = str.maketrans("０１２３４５６７８９", "0123456789")
 _PASSES = 8  # two are usual: what was removed can uncover a name beside it
@@ -35,20 +39,24 @@ class CleanText:
     removed: Mapping[str, int]
 
 
-def clean_text(text: str, shift_days: int, known_names: Iterable[str] = ()) -> CleanText:
+def clean_text(
+    text: str, shift_days: int, known_names: Iterable[str] = (), known_numbers: Iterable[str] = ()
+) -> CleanText:
     """Remove names, numbers, addresses; move dates; cap ages at 90.
 
     Args:
         text: Chinese free text.
         shift_days: of `PatientKey`; the same for all texts of a patient. 0 for a text whose dates have been moved.
         known_names: of the record's own header (patient, physicians), in any spelling.
+        known_numbers: of the record's own header (patient id, accession number); each goes wherever it stands, whatever
+            its form. One of less than `SHORTEST_NUMBER` characters could be a measurement, and stays.
 
     Raises:
         ImportError: without jieba, named with the extra that brings it.
     """
     known = [name for name in known_names if name.strip()]
     removed: Counter[str] = Counter()
-    current, shift = text.translate(_DIGITS), shift_days
+    current, shift = _without(text.translate(_DIGITS), known_numbers, removed), shift_days
     for turn in range(_PASSES):
         counts: Counter[str] = Counter()
 
@@ -66,3 +74,21 @@ def clean_text(text: str, shift_days: int, known_names: Iterable[str] = ()) -> C
             break
         shift = 0
     return CleanText(current, dict(sorted(removed.items())))
+
+
+def _without(text: str, numbers: Iterable[str], removed: Counter[str]) -> str:
+    """Without the record's own numbers, in half-width or full-width signs."""
+    for number in sorted({number.strip() for number in numbers}, key=lambda one: (-len(one), one)):
+        if len(number) < SHORTEST_NUMBER or not any(sign.isdigit() for sign in number):
+            continue
+        signs = "".join(_either_width(sign) for sign in number)
+        text, count = re.subn(
+            rf"(?<![A-Za-z0-9])(?<!\d\.){signs}(?![A-Za-z0-9]|\.\d)", "[编号]", text, flags=re.IGNORECASE
+        )
+        removed.update({"number": count} if count else {})
+    return text
+
+
+def _either_width(sign: str) -> str:
+    wide = chr(ord(sign) + 0xFEE0) if "!" <= sign <= "~" else sign
+    return f"(?:{re.escape(sign)}|{wide})" if wide != sign else re.escape(sign)

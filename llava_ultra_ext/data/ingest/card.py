@@ -36,12 +36,13 @@ class DataCard:
     def add(self, outcome: Outcome) -> None:
         """One finished exam."""
         self._numbers["files"] += outcome.files
-        self._numbers["files_kept_back"] += sum(1 for one in outcome.refused if one["instance"])
         self._kept_back.update(one["reason"] for one in outcome.refused)
         record = outcome.record
         if record is None:
             self._numbers["exams_without_frames"] += 1
+            self._numbers["files_kept_back"] += outcome.files
             return
+        self._numbers["files_kept_back"] += sum(bool(one["instance"]) for one in outcome.refused)
         self._numbers["exams"] += 1
         self._numbers["frames"] += len(record["image"])
         self._numbers["near_duplicates"] += sum(copy is not None for copy in record["near_duplicates"])

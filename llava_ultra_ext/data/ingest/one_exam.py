@@ -10,11 +10,13 @@ import datetime
 import functools
 import io
 import logging
+import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -25,10 +27,10 @@ from llava_ultra_ext.data.deidentify.keys import PatientKey, Secret, load_secret
 from llava_ultra_ext.data.deidentify.pixel_text import rapid_reader
 from llava_ultra_ext.data.deidentify.pixels import clean_frames
 from llava_ultra_ext.data.deidentify.quarantine import Quarantine
-from llava_ultra_ext.data.deidentify.text import clean_text
+from llava_ultra_ext.data.deidentify.text import SHORTEST_NUMBER, clean_text
 from llava_ultra_ext.data.dicom.cine import choose_frames, uniform
 from llava_ultra_ext.data.dicom.instance import Instance, open_instance
-from llava_ultra_ext.data.dicom.refusal import Refused
+from llava_ultra_ext.data.dicom.refusal import Refused, refusing
 from llava_ultra_ext.data.duplicates import near_duplicates
 from llava_ultra_ext.data.reports.row import ReportRow
 from llava_ultra_ext.data.sites import load_sites
@@ -36,6 +38,9 @@ from llava_ultra_ext.data.whole_file import write_whole
 
 FORMATS = {"png": {"compress_level": 3}, "jpg": {"quality": 95, "subsampling": 0}}
 """Picture format -> how Pillow writes it. Our choice: level 3 of PNG, a third of level 6's time at 4 % more bytes."""
+
+_OWN_NUMBERS = ("PatientID", "AccessionNumber", "OtherPatientIDs", "AdmissionID", "StudyID")
+"""Of a header: numbers that a report may name without saying that it does."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -111,15 +116,18 @@ def ingest_exam(task: Task, settings: Settings) -> Outcome:
     work = _Work(task, settings, _secret(settings.secret))
     record: dict[str, Any] | None = None
     try:
-        record = work.record()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's quote values of the header
+            record = work.record()
     except Quarantine as reason:
         work.keep_back("", reason.reason)
+    _keep_only(settings.out / folder_of(task.exam), [] if record is None else record["image"])
     audit = [Entry(task.exam, step, counts).line() for step, counts in work.removed.items() if counts]
     return Outcome(task.exam, task.digest, record, tuple(audit), tuple(work.refused), len(task.files))
 
 
 class _Work:
-    """One exam while it is being done."""
+    """One exam while it is being done; `record` may be called once."""
 
     def __init__(self, task: Task, settings: Settings, secret: Secret) -> None:
         self.task, self.settings, self.secret = task, settings, secret
@@ -140,21 +148,24 @@ class _Work:
         report, instances = self.task.report, self._instances()
         if not instances:
             return None
-        patient = self._patient([str(one.dataset.get("PatientID") or "").strip() for one in instances])
-        names = {name for one in instances for name in known_names(one.dataset)}
-        names |= {report.patient_name} if report.patient_name else set()
-        images, copies = self._pictures(instances, sorted(names))
+        patient = self._patient([one.patient for one in instances])
+        names = {name for one in instances for name in one.names} | {report.patient_name}
+        numbers = {number for one in instances for number in one.numbers} | {report.patient_id, report.accession_number}
+        images, copies = self._pictures(
+            instances, sorted((names | {number for number in numbers if len(number) >= SHORTEST_NUMBER}) - {""})
+        )
         if not images:
             return None
+        day = next((one.day for one in instances if one.day), None)
         texts = {}
         for name in ("findings", "diagnosis", "history"):
-            cleaned = clean_text(getattr(report, name), patient.shift_days, names)
+            cleaned = clean_text(getattr(report, name), patient.shift_days, names, numbers)
             texts[name] = cleaned.text
             self.removed["text"].update(cleaned.removed)
         return {
             "exam_id": self.task.exam,
             "patient": patient.pseudonym,
-            "exam_date": _moved(report.exam_date or _study_date(instances), patient.shift_days),
+            "exam_date": _moved(report.exam_date or day, patient.shift_days),
             "site": load_sites(self.settings.sites).normalise(report.site),
             "modality": self.settings.modality,
             "image": images,
@@ -162,18 +173,18 @@ class _Work:
             **texts,
         }
 
-    def _instances(self) -> list[Instance]:
+    def _instances(self) -> list[_File]:
         """Readable files in the order of their series and numbers, which is that of the examination."""
-        found: list[tuple[tuple[int, int, str], Instance]] = []
+        found: list[_File] = []
         for file in self.task.files:
             try:
-                one = open_instance(file)
+                found.append(_opened(file))
             except Refused as reason:
-                self.keep_back("", reason.reason)
-                continue
-            numbers = [_number(one.dataset.get(keyword)) for keyword in ("SeriesNumber", "InstanceNumber")]
-            found.append(((numbers[0], numbers[1], str(one.dataset.get("SOPInstanceUID", ""))), one))
-        return [one for _, one in sorted(found, key=lambda pair: pair[0])]
+                self.keep_back(self._instance(_uid(file)), reason.reason)
+        return sorted(found, key=lambda one: one.order)
+
+    def _instance(self, uid: str) -> str:
+        return self.secret.pseudonym("instance", uid)
 
     def _patient(self, ids: Sequence[str]) -> PatientKey:
         """Of the report, else of the files; all that are given must agree, else someone else's pictures came along."""
@@ -184,22 +195,23 @@ class _Work:
             raise Quarantine("no_patient_id")
         return self.secret.patient(*given.values())
 
-    def _pictures(self, instances: Sequence[Instance], names: Sequence[str]) -> tuple[list[str], list[int | None]]:
+    def _pictures(self, instances: Sequence[_File], names: Sequence[str]) -> tuple[list[str], list[int | None]]:
         """Names of the pictures, and for each the earlier one that looks the same."""
         images: list[str] = []
         written = self._written(instances, names, images)
         return images, near_duplicates(written)
 
-    def _written(self, instances: Sequence[Instance], names: Sequence[str], images: list[str]) -> Iterator[Image.Image]:
+    def _written(self, instances: Sequence[_File], names: Sequence[str], images: list[str]) -> Iterator[Image.Image]:
         for one in instances:
             for picture in self._cleaned(one, names):
-                name = f"images/{self.task.exam[:2]}/{self.task.exam}/{len(images):04d}.{self.settings.picture_format}"
+                name = f"{folder_of(self.task.exam)}/{len(images):04d}.{self.settings.picture_format}"
                 write_whole(self.settings.out / name, _encoded(picture, self.settings.picture_format))
                 images.append(name)
                 yield picture
 
-    def _cleaned(self, one: Instance, names: Sequence[str]) -> list[Image.Image]:
+    def _cleaned(self, file: _File, names: Sequence[str]) -> list[Image.Image]:
         """A file's frames without banners; a file that has a fault gives none, and is listed."""
+        one = file.instance
         try:
             cleaned = clean_frames(self._frames(one), one.dataset, names, self._reader)
         except (Refused, Quarantine) as fault:
@@ -211,7 +223,7 @@ class _Work:
             self.removed["pixels"].update(cleaned.removed)
             left, top, right, bottom = cleaned.box
             return [_picture(frame[top:bottom, left:right]) for frame in cleaned.frames]
-        self.keep_back(self.secret.pseudonym("instance", str(one.dataset.get("SOPInstanceUID", ""))), reason)
+        self.keep_back(self._instance(file.order[2]), reason)
         return []
 
     def _frames(self, one: Instance) -> np.ndarray:
@@ -222,6 +234,81 @@ class _Work:
             return frames
         scan = clean_frames(frames, one.dataset).box  # a clock beside the scan is no change of it
         return np.stack(list(one.frames(choose_frames(one, most, rule, scan))))
+
+
+class _File(NamedTuple):
+    """A file whose header could be read, and what is wanted of it; all of it identifies.
+
+    Args:
+        instance: its frames.
+        order: number of the series, of the instance, and SOP Instance UID.
+        patient: PatientID, empty where there is none.
+        numbers: of `_OWN_NUMBERS`.
+        names: of patient and staff.
+        day: of the study.
+    """
+
+    instance: Instance
+    order: tuple[int, int, str]
+    patient: str
+    numbers: tuple[str, ...]
+    names: tuple[str, ...]
+    day: datetime.date | None
+
+
+def _opened(file: Path) -> _File:
+    """Every value is read here: pydicom converts late, and a broken one may raise anything.
+
+    Raises:
+        Refused: it gives no frames.
+    """
+    one = open_instance(file)
+    with refusing("broken_header", "the header cannot be read. Export the file again."):
+        header = one.dataset
+        series, number = (_number(header.get(keyword)) for keyword in ("SeriesNumber", "InstanceNumber"))
+        uid = _texts(header.get("SOPInstanceUID"))
+        return _File(
+            one,
+            (series, number, uid[0] if uid else file.name),
+            "\\".join(_texts(header.get("PatientID"))),
+            tuple(text for keyword in _OWN_NUMBERS for text in _texts(header.get(keyword))),
+            known_names(header),
+            _day(header.get("StudyDate")),
+        )
+
+
+def _uid(file: Path) -> str:
+    """Of a file that gives no frames; its name where that cannot be read either."""
+    from pydicom import dcmread
+
+    try:
+        with refusing("broken_header", "the header cannot be read."):
+            header = dcmread(file, force=True, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+            return _texts(header.get("SOPInstanceUID"))[0]
+    except Refused:
+        return file.name
+
+
+def _texts(value: Any) -> list[str]:
+    """The values of an element that are not empty; padding is none."""
+    values = [value] if value is None or isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
+    return [text for one in values if (text := str("" if one is None else one).strip().strip(" \0"))]
+
+
+def folder_of(exam: str) -> str:
+    """Of an exam's pictures, below the output folder."""
+    return f"images/{exam[:2]}/{exam}"
+
+
+def _keep_only(folder: Path, images: Sequence[str]) -> None:
+    """Remove pictures of an earlier version of the exam, and what a run that was killed left."""
+    if not images:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    names = {Path(name).name for name in images}
+    for path in folder.iterdir():
+        if path.name not in names:
+            path.unlink(missing_ok=True)
 
 
 @functools.lru_cache(maxsize=1)
@@ -249,13 +336,11 @@ def _number(value: Any) -> int:
         return 0
 
 
-def _study_date(instances: Sequence[Instance]) -> datetime.date | None:
-    for one in instances:
-        try:
-            return datetime.datetime.strptime(str(one.dataset.get("StudyDate", "")).strip(), "%Y%m%d").date()
-        except ValueError:
-            continue
-    return None
+def _day(value: Any) -> datetime.date | None:
+    try:
+        return datetime.datetime.strptime(str(value).strip(), "%Y%m%d").date()
+    except ValueError:
+        return None
 
 
 def _moved(day: datetime.date | None, shift: int) -> str:
