@@ -17,6 +17,11 @@ _CLASSES = (
     "1.2.840.10008.5.1.4.1.1.7.2",
     "1.2.840.10008.5.1.4.1.1.7.4",
 )
+_RETIRED = {
+    "1.2.840.10008.5.1.4.1.1.6": "RetiredUltrasoundImageStorage",
+    "1.2.840.10008.5.1.4.1.1.3": "RetiredUltrasoundMultiframeImageStorage",
+}
+"""Old files have them, pynetdicom does not know them: as the receiver of C-MOVE it would break off the connection."""
 _SYNTAXES = (
     "1.2.840.10008.1.2.1",
     "1.2.840.10008.1.2",
@@ -59,6 +64,8 @@ def receiver(spool: Spool, asked: Collection[str]) -> list[tuple[Any, Any]]:
     """
     from pynetdicom import evt
 
+    _make_known()
+
     def store(event: Any) -> int:
         uid = str(event.request.AffectedSOPInstanceUID)
         if uid not in asked:
@@ -70,3 +77,12 @@ def receiver(spool: Spool, asked: Collection[str]) -> list[tuple[Any, Any]]:
         return _STORED
 
     return [(evt.EVT_C_STORE, store)]
+
+
+def _make_known() -> None:
+    from pynetdicom.service_class import StorageServiceClass
+    from pynetdicom.sop_class import register_uid, uid_to_service_class
+
+    for uid, keyword in _RETIRED.items():
+        if uid_to_service_class(uid) is not StorageServiceClass:
+            register_uid(uid, keyword, StorageServiceClass)

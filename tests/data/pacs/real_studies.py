@@ -11,10 +11,11 @@ from dicom_frames import local_files
 
 STUDIES = {
     "ACC-0001": ("20240105", ("examples_rgb_color.dcm", "US1_J2KR.dcm", "examples_ybr_color.dcm")),
-    "ACC-0002": ("20240210", ("OBXXXX1A_rle.dcm", "gdcm-US-ALOKA-16.dcm")),
+    "ACC-0002": ("20240210", ("OBXXXX1A_rle.dcm", "gdcm-US-ALOKA-16.dcm", "color-pl.dcm")),
     "ACC-0003": ("20240311", ("JPGLosslessP14SV1_1s_1f_8b.dcm",)),
 }
-"""Accession number -> study date, and the files: native, JPEG 2000, JPEG cine; RLE, palette; JPEG lossless."""
+"""Accession number -> study date, and the files: native, JPEG 2000, JPEG cine; RLE, palette, a retired
+storage class; JPEG lossless."""
 
 
 def make_studies(folder: Path) -> dict[str, list[str]]:
