@@ -16,6 +16,8 @@ from llava_ultra_ext.data.sites import SiteDictionary
 TEXTS = ("findings", "diagnosis", "history")
 
 _UNKNOWN = "unknown"
+_BINS = 40
+_COLOURS = ("#2f6f9f", "#d98032", "#5a9e6f")
 
 
 class DataCard:
@@ -76,37 +78,61 @@ class DataCard:
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
+            from matplotlib.ticker import MaxNLocator
         except ImportError:
             raise ValueError("the data card's picture needs pip install 'llava_ultra_ext[eval]'.") from None
         figure = Figure(figsize=(12, 8), layout="constrained")
         FigureCanvasAgg(figure)
         (sites, frames), (lengths, years) = figure.subplots(2, 2)
         found = self._by["site"].most_common(25)[::-1]
-        sites.barh(range(len(found)), [number for _, number in found])
-        sites.set_yticks(range(len(found)), [str(name).replace("_", " ") for name, _ in found])
+        bars = sites.barh(range(len(found)), [number for _, number in found], color=_COLOURS[0])
+        size = 7 if len(found) > 15 else 10  # points
+        sites.bar_label(bars, [f"{number:,}" for _, number in found], padding=3, fontsize=size)
+        sites.set_yticks(range(len(found)), [str(name).replace("_", " ") for name, _ in found], fontsize=size)
         sites.set(title="Exams by site", xlabel="exams")
         _bars(frames, self._by["frames"], "Frames an exam", "frames")
         _bars(years, self._by["year"], "Exams by year (dates moved)", "year")
-        for name in TEXTS:
-            values = [length for length, number in self._lengths[name].items() if length for _ in range(number)]
-            if values:
-                lengths.hist(values, bins=30, histtype="step", linewidth=1.5, label=name)
-        lengths.set(title="Lengths of texts", xlabel="characters", ylabel="exams")
-        if lengths.get_legend_handles_labels()[0]:
-            lengths.legend()
+        self._draw_lengths(lengths)
+        for axes in (sites, frames, lengths, years):
+            axes.spines[["top", "right"]].set_visible(False)
+            counted = axes.xaxis if axes is sites else axes.yaxis
+            counted.set_major_locator(MaxNLocator(integer=True, nbins=6))
         total = self._numbers
-        figure.suptitle(f"{total['exams']:,} exams, {len(self._patients):,} patients, {total['frames']:,} frames")
+        figure.suptitle(
+            f"{total['exams']:,} exams, {len(self._patients):,} patients, {total['frames']:,} frames\n"
+            f"{total['near_duplicates']:,} near-duplicate frames marked, "
+            f"{sum(self._kept_back.values()):,} files or exams kept back"
+        )
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
         return content.getvalue()
 
+    def _draw_lengths(self, axes: Any) -> None:
+        """Of all texts in the same bins, so that their heights compare."""
+        longest = max((length for counts in self._lengths.values() for length in counts), default=0)
+        width = max(1, -(-longest // _BINS))
+        edges = range(0, (longest // width + 2) * width, width)
+        for name, colour in zip(TEXTS, _COLOURS, strict=True):
+            counts = {length: number for length, number in self._lengths[name].items() if length}
+            if counts:
+                axes.hist(list(counts), edges, weights=list(counts.values()), color=colour, alpha=0.6, label=name)
+        axes.set(title=f"Lengths of texts (bins of {width})", xlabel="characters", ylabel="exams")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+
 
 def _bars(axes: Any, counts: Mapping[Any, int], title: str, label: str) -> None:
+    """Whole numbers stand where they belong on the axis, other names side by side."""
     names = sorted(counts, key=lambda name: (str(name) == _UNKNOWN, name if isinstance(name, int) else str(name)))
-    axes.bar(range(len(names)), [counts[name] for name in names])
+    numeric = all(isinstance(name, int) for name in names)
+    places = names if numeric else list(range(len(names)))
+    axes.bar(places, [counts[name] for name in names], width=0.8 if numeric else 0.6, color=_COLOURS[0])
     axes.set(title=title, xlabel=label, ylabel="exams")
-    step = max(1, len(names) // 12)
-    axes.set_xticks(range(0, len(names), step), [str(name) for name in names[::step]])
+    if numeric:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    else:
+        step = max(1, len(names) // 12)
+        axes.set_xticks(places[::step], [str(name) for name in names[::step]])
 
 
 def _quantiles(counts: Counter[int]) -> dict[str, int]:
