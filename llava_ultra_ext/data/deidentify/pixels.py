@@ -129,13 +129,26 @@ def clean_frames(
     return CleanFrames(cleaned, box, rule, reader is not None, counts)
 
 
+def scan_box(frames: Frames, dataset: Any) -> Box:
+    """Where the scan lies, without cleaning anything.
+
+    Raises:
+        Quarantine: ``no_scan_region``.
+    """
+    return _box(_mask(frames, dataset)[0])
+
+
+def _box(mask: Mask) -> Box:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def _blacked_out(frames: Frames, mask: Mask) -> tuple[Frames, Box, int]:
     """A copy that is black outside the mask, the mask's box, and how many pixels that showed something are black now.
 
     Most is copied as one box; only what lies in it beside the mask is looked at pixel by pixel.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    left, top, right, bottom = _box(mask)
     inside = (slice(None), slice(top, bottom), slice(left, right))
     cleaned = np.zeros_like(frames)
     cleaned[inside] = frames[inside]

@@ -16,31 +16,28 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from llava_ultra_ext.data.deidentify.audit import Entry
-from llava_ultra_ext.data.deidentify.headers import known_names
 from llava_ultra_ext.data.deidentify.keys import PatientKey, Secret, load_secret
 from llava_ultra_ext.data.deidentify.pixel_text import rapid_reader
-from llava_ultra_ext.data.deidentify.pixels import clean_frames
+from llava_ultra_ext.data.deidentify.pixels import clean_frames, scan_box
 from llava_ultra_ext.data.deidentify.quarantine import Quarantine
 from llava_ultra_ext.data.deidentify.text import SHORTEST_NUMBER, clean_text
 from llava_ultra_ext.data.dicom.cine import choose_frames, uniform
-from llava_ultra_ext.data.dicom.instance import Instance, open_instance
-from llava_ultra_ext.data.dicom.refusal import Refused, refusing
+from llava_ultra_ext.data.dicom.instance import Instance
+from llava_ultra_ext.data.dicom.refusal import Refused
 from llava_ultra_ext.data.duplicates import near_duplicates
+from llava_ultra_ext.data.ingest.exam_file import ExamFile, instance_uid, open_exam_file
 from llava_ultra_ext.data.reports.row import ReportRow
 from llava_ultra_ext.data.sites import load_sites
 from llava_ultra_ext.data.whole_file import write_whole
 
 FORMATS = {"png": {"compress_level": 3}, "jpg": {"quality": 95, "subsampling": 0}}
 """Picture format -> how Pillow writes it. Our choice: level 3 of PNG, a third of level 6's time at 4 % more bytes."""
-
-_OWN_NUMBERS = ("PatientID", "AccessionNumber", "OtherPatientIDs", "AdmissionID", "StudyID")
-"""Of a header: numbers that a report may name without saying that it does."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -173,14 +170,14 @@ class _Work:
             **texts,
         }
 
-    def _instances(self) -> list[_File]:
+    def _instances(self) -> list[ExamFile]:
         """Readable files in the order of their series and numbers, which is that of the examination."""
-        found: list[_File] = []
+        found: list[ExamFile] = []
         for file in self.task.files:
             try:
-                found.append(_opened(file))
+                found.append(open_exam_file(file))
             except Refused as reason:
-                self.keep_back(self._instance(_uid(file)), reason.reason)
+                self.keep_back(self._instance(instance_uid(file)), reason.reason)
         return sorted(found, key=lambda one: one.order)
 
     def _instance(self, uid: str) -> str:
@@ -195,13 +192,13 @@ class _Work:
             raise Quarantine("no_patient_id")
         return self.secret.patient(*given.values())
 
-    def _pictures(self, instances: Sequence[_File], names: Sequence[str]) -> tuple[list[str], list[int | None]]:
+    def _pictures(self, instances: Sequence[ExamFile], names: Sequence[str]) -> tuple[list[str], list[int | None]]:
         """Names of the pictures, and for each the earlier one that looks the same."""
         images: list[str] = []
         written = self._written(instances, names, images)
         return images, near_duplicates(written)
 
-    def _written(self, instances: Sequence[_File], names: Sequence[str], images: list[str]) -> Iterator[Image.Image]:
+    def _written(self, instances: Sequence[ExamFile], names: Sequence[str], images: list[str]) -> Iterator[Image.Image]:
         for one in instances:
             for picture in self._cleaned(one, names):
                 name = f"{folder_of(self.task.exam)}/{len(images):04d}.{self.settings.picture_format}"
@@ -209,7 +206,7 @@ class _Work:
                 images.append(name)
                 yield picture
 
-    def _cleaned(self, file: _File, names: Sequence[str]) -> list[Image.Image]:
+    def _cleaned(self, file: ExamFile, names: Sequence[str]) -> list[Image.Image]:
         """A file's frames without banners; a file that has a fault gives none, and is listed."""
         one = file.instance
         try:
@@ -232,67 +229,8 @@ class _Work:
         frames = np.stack(list(one.frames(uniform(one.shape[0], most))))
         if rule == "uniform" or one.shape[0] <= most:
             return frames
-        scan = clean_frames(frames, one.dataset).box  # a clock beside the scan is no change of it
+        scan = scan_box(frames, one.dataset)  # a clock beside the scan is no change of it
         return np.stack(list(one.frames(choose_frames(one, most, rule, scan))))
-
-
-class _File(NamedTuple):
-    """A file whose header could be read, and what is wanted of it; all of it identifies.
-
-    Args:
-        instance: its frames.
-        order: number of the series, of the instance, and SOP Instance UID.
-        patient: PatientID, empty where there is none.
-        numbers: of `_OWN_NUMBERS`.
-        names: of patient and staff.
-        day: of the study.
-    """
-
-    instance: Instance
-    order: tuple[int, int, str]
-    patient: str
-    numbers: tuple[str, ...]
-    names: tuple[str, ...]
-    day: datetime.date | None
-
-
-def _opened(file: Path) -> _File:
-    """Every value is read here: pydicom converts late, and a broken one may raise anything.
-
-    Raises:
-        Refused: it gives no frames.
-    """
-    one = open_instance(file)
-    with refusing("broken_header", "the header cannot be read. Export the file again."):
-        header = one.dataset
-        series, number = (_number(header.get(keyword)) for keyword in ("SeriesNumber", "InstanceNumber"))
-        uid = _texts(header.get("SOPInstanceUID"))
-        return _File(
-            one,
-            (series, number, uid[0] if uid else file.name),
-            "\\".join(_texts(header.get("PatientID"))),
-            tuple(text for keyword in _OWN_NUMBERS for text in _texts(header.get(keyword))),
-            known_names(header),
-            _day(header.get("StudyDate")),
-        )
-
-
-def _uid(file: Path) -> str:
-    """Of a file that gives no frames; its name where that cannot be read either."""
-    from pydicom import dcmread
-
-    try:
-        with refusing("broken_header", "the header cannot be read."):
-            header = dcmread(file, force=True, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
-            return _texts(header.get("SOPInstanceUID"))[0]
-    except Refused:
-        return file.name
-
-
-def _texts(value: Any) -> list[str]:
-    """The values of an element that are not empty; padding is none."""
-    values = [value] if value is None or isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
-    return [text for one in values if (text := str("" if one is None else one).strip().strip(" \0"))]
 
 
 def folder_of(exam: str) -> str:
@@ -327,20 +265,6 @@ def _encoded(picture: Image.Image, kind: str) -> bytes:
     out = io.BytesIO()
     picture.save(out, "JPEG" if kind == "jpg" else "PNG", **FORMATS[kind])
     return out.getvalue()
-
-
-def _number(value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return 0
-
-
-def _day(value: Any) -> datetime.date | None:
-    try:
-        return datetime.datetime.strptime(str(value).strip(), "%Y%m%d").date()
-    except ValueError:
-        return None
 
 
 def _moved(day: datetime.date | None, shift: int) -> str:
