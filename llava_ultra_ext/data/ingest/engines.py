@@ -38,7 +38,7 @@ def run(function: Callable[[T], R], tasks: Iterable[T], engine: str, workers: in
 
     Raises:
         ValueError: another engine, or fewer than one worker.
-        RuntimeError: a worker died, or Ray is not installed.
+        RuntimeError: a worker died, or Ray is not installed or not there.
         Exception: whatever the function raises.
     """
     check(engine, workers)
@@ -100,7 +100,11 @@ def _on_ray(function: Callable[[T], R], tasks: Iterable[T], workers: int, addres
     except ImportError:
         raise RuntimeError("--engine ray needs `pip install llava_ultra_ext[ray]`.") from None
     options: dict[str, Any] = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR, **options)
+    try:
+        ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except Exception as error:  # Ray raises a bare one when its processes do not come up in time
+        place = f"the cluster at {address} does not answer" if address else "a cluster does not start on this machine"
+        raise RuntimeError(f"--engine ray: {place} ({error}). Check it, or use --engine processes.") from None
     # Ray takes functions only, not everything that can be called.
     remote = ray.remote(num_cpus=1, max_retries=2)(lambda task: function(task))
     running: list[Any] = []

@@ -34,7 +34,10 @@ class Starter:
     def __exit__(self, *_: Any) -> None:
         assert self._python.stdin is not None
         self._python.stdin.close()
-        self._python.wait(30)
+        try:
+            self._python.wait(60)
+        except subprocess.TimeoutExpired:  # a busy machine
+            self._python.kill()
 
     def start(self, arguments: Sequence[str], log: Path, *, kill_at: int = 0, file_bytes: int = 0) -> Child:
         """Start an ingest.
