@@ -54,7 +54,7 @@ def _bars(found: Found) -> plt.Figure:
 
 def _curves(found: Found) -> plt.Figure:
     """Frame choice against the number of frames and against the share of valid ones."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4), sharey=True)
     for axis, key, edges, label in (
         (axes[0], "frames", FRAME_EDGES, "frames of the exam, k"),
         (axes[1], "share", SHARE_EDGES, "share of valid frames"),
@@ -71,7 +71,7 @@ def _curves(found: Found) -> plt.Figure:
         axis.set_ylim(0, 103)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("valid frame chosen, %")
-    axes[1].legend(frameon=False, fontsize=8, loc="lower right")
+    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 

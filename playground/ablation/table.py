@@ -91,4 +91,5 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
     text = f"{found['mean']:.{digits}f}"
     if found["low"] is None or key in ("train_seconds_a_sample", "train_peak_mb", "frame_tokens"):
         return text
-    return f"{text} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+    low, high = max(0.0, found["low"]), min(100.0, found["high"])  # of two seeds the interval is wider than what can be
+    return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
