@@ -10,10 +10,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from llava_ultra_ext.data.ingest.one_exam import Outcome
+from llava_ultra_ext.data.ingest.one_exam import TEXTS, Outcome
 from llava_ultra_ext.data.sites import SiteDictionary
-
-TEXTS = ("findings", "diagnosis", "history")
 
 _UNKNOWN = "unknown"
 _BINS = 40

@@ -59,11 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     spool = Path(options.spool or f"{out}.spool").expanduser().resolve()
     _check_places(options, out, spool)
     engines.check(options.engine, options.workers)
-    card = {**_decisive(settings), "secret": secret.pseudonym("secret", "")}
+    decisive = _decisive(settings)
     with contextlib.ExitStack() as opened:
         rows = opened.enter_context(contextlib.closing(read_reports(_reports(options), mapping)))
         first = list(itertools.islice(rows, 1))  # a database that cannot be read says so before anything is written
-        ledger = opened.enter_context(contextlib.closing(Ledger(out / LEDGER, card)))
+        made_with = {**decisive, "secret": secret.pseudonym("secret", "")}
+        ledger = opened.enter_context(contextlib.closing(Ledger(out / LEDGER, made_with)))
         joining = Joining(source, dates, spool, secret, ledger)
         tasks = joining.tasks(itertools.chain(first, rows))
         work = functools.partial(ingest_exam, settings=settings)
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for exam in joining.withdrawn:
             if ledger.drop(exam):
                 shutil.rmtree(out / folder_of(exam), ignore_errors=True)
-        content = write_output(out, ledger, joining.left, _decisive(settings), settings.sites)
+        content = write_output(out, ledger, joining.left, decisive, settings.sites)
     if not joining.left.incomplete:
         empty(spool)
     sys.stdout.write(_told(content, joining, out) + "\n")

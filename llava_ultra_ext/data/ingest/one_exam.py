@@ -39,6 +39,9 @@ from llava_ultra_ext.data.whole_file import write_whole
 FORMATS = {"png": {"compress_level": 3}, "jpg": {"quality": 95, "subsampling": 0}}
 """Picture format -> how Pillow writes it. Our choice: level 3 of PNG, a third of level 6's time at 4 % more bytes."""
 
+TEXTS = ("findings", "diagnosis", "history")
+"""Free texts of a report, each cleaned."""
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -155,7 +158,7 @@ class _Work:
             return None
         day = next((one.day for one in instances if one.day), None)
         texts = {}
-        for name in ("findings", "diagnosis", "history"):
+        for name in TEXTS:
             cleaned = clean_text(getattr(report, name), patient.shift_days, names, numbers)
             texts[name] = cleaned.text
             self.removed["text"].update(cleaned.removed)

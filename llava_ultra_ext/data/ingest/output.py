@@ -21,6 +21,7 @@ from typing import Any
 from llava_ultra_ext.data.ingest.card import DataCard
 from llava_ultra_ext.data.ingest.joining import LeftOver
 from llava_ultra_ext.data.ingest.ledger import FORMAT, Ledger
+from llava_ultra_ext.data.ingest.one_exam import TEXTS
 from llava_ultra_ext.data.list_file import ListFile
 from llava_ultra_ext.data.sites import load_sites
 from llava_ultra_ext.data.whole_file import write_all_whole, write_whole
@@ -54,22 +55,24 @@ def write_output(
     """
     _remove_torn(out)
     card = DataCard(load_sites(sites))
-    lists = {name: ListFile(out / name) for name in ("exams.json", "audit.jsonl", "quarantine.jsonl")}
+    records, audit, kept_back = (ListFile(out / name) for name in ("exams.json", "audit.jsonl", "quarantine.jsonl"))
+    lists: list[ListFile | _ParquetList] = [records, audit, kept_back]
     try:
+        lists.append(parquet := _ParquetList(out / "exams.parquet"))
         for outcome in ledger.outcomes():
             card.add(outcome)
             if outcome.record is not None:
-                lists["exams.json"].add(outcome.record)
+                records.add(outcome.record)
+                parquet.add(outcome.record)
             for line in outcome.audit:
-                lists["audit.jsonl"].add_json(line)
+                audit.add_json(line)
             for one in outcome.refused:
-                lists["quarantine.jsonl"].add(one)
+                kept_back.add(one)
         numbers, picture = card.numbers(), card.picture()
-        _write_parquet(out / "exams.parquet", ledger)
-        for written in lists.values():
+        for written in lists:
             written.finish()
     finally:
-        for unfinished in lists.values():
+        for unfinished in lists:
             unfinished.drop()
     _write_left(out, left)
     content = {
@@ -107,25 +110,43 @@ def _reasons(rows: Iterable[Mapping[str, str]]) -> dict[str, int]:
     return dict(sorted(Counter(row["reason"] for row in rows).items()))
 
 
-def _write_parquet(path: Path, ledger: Ledger) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise ValueError("Parquet needs pip install 'llava_ultra_ext[hospital]' (pyarrow).") from None
-    texts = ("exam_id", "patient", "exam_date", "site", "modality", "findings", "diagnosis", "history")
-    columns = {**dict.fromkeys(texts, pa.string()), "image": pa.list_(pa.string())}
-    schema = pa.schema({**columns, "near_duplicates": pa.list_(pa.int32())})
-    partial = path.with_name(f".{path.name}.part")
-    rows: list[dict[str, Any]] = []
-    try:
-        with pq.ParquetWriter(partial, schema) as writer:
-            for outcome in ledger.outcomes():
-                rows += [outcome.record] if outcome.record is not None else []
-                if len(rows) == _BATCH:
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
-                    rows = []
-            writer.write_table(pa.Table.from_pylist(rows, schema))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+class _ParquetList:
+    """`ListFile` for Parquet: rows are written as they come and take their name when they are whole.
+
+    Raises:
+        ValueError: pyarrow is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+        except ImportError:
+            raise ValueError("Parquet needs pip install 'llava_ultra_ext[hospital]' (pyarrow).") from None
+        texts = ("exam_id", "patient", "exam_date", "site", "modality", *TEXTS)
+        columns = {**dict.fromkeys(texts, pa.string()), "image": pa.list_(pa.string())}
+        self._schema = pa.schema({**columns, "near_duplicates": pa.list_(pa.int32())})
+        self.path, self._partial, self._table = path, path.with_name(f".{path.name}.part"), pa.Table
+        self._writer = pq.ParquetWriter(self._partial, self._schema)
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One more row."""
+        self._rows.append(row)
+        if len(self._rows) == _BATCH:
+            self._write()
+
+    def _write(self) -> None:
+        self._writer.write_table(self._table.from_pylist(self._rows, self._schema))
+        self._rows = []
+
+    def finish(self) -> None:
+        """Close it and give it its name."""
+        self._write()
+        self._writer.close()
+        self._partial.replace(self.path)
+
+    def drop(self) -> None:
+        """Remove what is not finished."""
+        self._writer.close()
+        self._partial.unlink(missing_ok=True)
