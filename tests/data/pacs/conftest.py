@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "hospital_parts.sh"
+from hospital_parts import hospital_part
 
 
 class Orthanc(NamedTuple):
@@ -28,12 +23,7 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     import requests
     from real_studies import make_studies
 
-    folder = Path(tempfile.mkdtemp()) / "parts"
-    started = subprocess.run(["bash", SCRIPT, "start", folder, "orthanc"], capture_output=True, text=True)
-    if started.returncode:
-        pytest.skip(started.stderr.strip().splitlines()[-1] if started.stderr else "Orthanc did not start")
-    try:
-        address = dict(line.split("=", 1) for line in started.stdout.splitlines())
+    with hospital_part("orthanc") as address:
         disc = tmp_path_factory.mktemp("disc")
         held = make_studies(disc)
         login = (address["ORTHANC_USER"], address["ORTHANC_PASSWORD"])
@@ -41,8 +31,3 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
             answer = requests.post(address["ORTHANC_REST"] + "/instances", path.read_bytes(), auth=login, timeout=60)
             answer.raise_for_status()
         yield Orthanc(address, held)
-    finally:
-        stopped = subprocess.run(["bash", SCRIPT, "stop", folder], capture_output=True, text=True)
-        if stopped.returncode:
-            print(stopped.stderr, file=sys.stderr)
-        folder.parent.rmdir()
