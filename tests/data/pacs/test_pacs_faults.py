@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import ssl
 import subprocess
@@ -24,7 +23,6 @@ from pydicom.dataset import Dataset  # noqa: E402
 
 from llava_ultra_ext.data.pacs.dicomweb import DicomWebSource  # noqa: E402
 from llava_ultra_ext.data.pacs.dimse import DimseSource  # noqa: E402
-from llava_ultra_ext.data.pacs.fetching import FAILED, fetch_studies  # noqa: E402
 from llava_ultra_ext.data.pacs.retries import Passing, Retries  # noqa: E402
 from llava_ultra_ext.data.pacs.source import Query, SourceError, Study, key_of  # noqa: E402
 
@@ -134,15 +132,15 @@ def test_a_fetch_tells_what_failed_and_goes_on_later(tmp_path: Path) -> None:
     sent = ["2.25.3.2"]
     with archive(["2.25.3.1", "2.25.3.2"], lambda _, uid: uid in sent) as (port, asked):
         source = DimseSource("127.0.0.1", port, "ARCHIVE", retries=Retries(1))
-        ((study, fetched),) = fetch_studies(source, DATES, tmp_path)
+        (study,) = source.studies(DATES)
+        fetched = source.fetch(study, tmp_path)
         assert (study.uid, fetched.new, len(fetched.failed)) == ("2.25.1", 1, 1)
-        line = json.loads((tmp_path / FAILED).read_text())
-        assert line["study"] == study.key and line["files"] == 1
-        assert [failure["instance"] for failure in line["failed"]] == [key_of("2.25.3.1")]
+        assert fetched.study == study.key and len(fetched.files) == 1
+        assert [failure.instance for failure in fetched.failed] == [key_of("2.25.3.1")]
         sent.append("2.25.3.1")
-        ((_, fetched),) = fetch_studies(source, DATES, tmp_path)
+        fetched = source.fetch(study, tmp_path)
     assert fetched.new == 1 and len(fetched.files) == 2 and asked[-1] == ["2.25.3.1"]
-    assert not (tmp_path / FAILED).exists()
+    assert fetched.failed == ()
 
 
 def test_tls_is_spoken_and_the_certificate_checked(tmp_path: Path) -> None:
