@@ -11,6 +11,7 @@ import errno
 import functools
 import logging
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,6 +208,7 @@ class UltraTrainer(LLaVATrainer):
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Resuming: a checkpoint without frozen parameters is read over the model that holds them already."""
+        _leave_no_shared_memory()
         if self.is_deepspeed_enabled and self._mostly_frozen():
             with _lenient_deepspeed_load():
                 return super()._inner_training_loop(*args, **kwargs)
@@ -229,6 +231,20 @@ class UltraTrainer(LLaVATrainer):
         name = NON_LORA_FILE if self.args.lora_enable else PROJECTOR_FILE
         state = torch.load(folder / name, map_location="cpu", weights_only=True)
         load_projector(self.exam_model.get_model().mm_projector, state, str(folder / name), strict=True)
+
+
+def _leave_no_shared_memory() -> None:
+    """Take the names off the buffers through which DeepSpeed's ranks add up on a CPU; the mappings stay.
+
+    DeepSpeed (``csrc/cpu/comm/shm.cpp``) never does, so that each run, killed or not, would hold 67 MB of memory for
+    each rank until the machine is started anew.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    torch.distributed.barrier()  # until then another rank may be looking for the name
+    run = "_".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    rank = torch.distributed.get_rank()
+    Path(f"/dev/shm/deepspeed_allreduce_buffer_{os.getuid()}_{run}_{rank}").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ ZERO3 = HERE.parents[1] / "scripts" / "zero3.json"
 STEPS, SAVED = 24, 18
 """The second checkpoint lies in the third epoch of seven samples, where the order of two past epochs is replayed."""
 LIMIT_S = 300
+SHARED = Path("/dev/shm")
 
 
 def _command(launcher: str, values: dict[str, object]) -> list[str]:
@@ -90,7 +91,8 @@ def test_a_killed_run_goes_on_with_the_same_losses(
 
     whole, broken = tmp_path / "whole-llava-lora", tmp_path / "broken-llava-lora"
     _run(_command(launcher, values(whole.name)), whole)
-    _run_and_kill(_command(launcher, values(broken.name)), broken)
+    killed = _command(launcher, values(broken.name))
+    _run_and_kill(killed, broken)
     _run(_command(launcher, values(broken.name)), broken)
 
     assert [step for step, _ in _losses(whole)] == list(range(1, STEPS + 1))
@@ -103,3 +105,6 @@ def test_a_killed_run_goes_on_with_the_same_losses(
         for key in one:
             torch.testing.assert_close(one[key], other[key], rtol=0, atol=0)
     assert not list(broken.glob("tmp-checkpoint-*"))
+    if launcher == "deepspeed":
+        port = killed[killed.index("--master_port") + 1]
+        assert not list(SHARED.glob(f"deepspeed_*_{port}_*")), "a killed run holds memory that no process uses"
