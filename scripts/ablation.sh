@@ -10,15 +10,10 @@
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. scripts/environment.sh
-fail() { echo "ablation: FAILED: $*" >&2; exit 1; }
-
-llava-ultra enable || fail "llava-ultra enable; its message is above"
-verdict=$(llava-ultra doctor | tail -n 1) || true
-[[ "$verdict" == "doctor: ready"* ]] || fail "LLaVA-Ultra is not active; \`llava-ultra doctor\` says more"
+job=ablation
+. scripts/switched_on.sh
 
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DS_ACCELERATOR=cpu CUDA_VISIBLE_DEVICES= TOKENIZERS_PARALLELISM=false
 export OMP_NUM_THREADS=1  # rows run side by side
-export PYTHONPATH="$PWD/playground:$PWD/playground/quickstart:$PWD/playground/models" PYTHONNOUSERSITE=1
-export PYTHONUNBUFFERED=1
+export PYTHONPATH="$PWD/playground:$PWD/playground/quickstart:$PWD/playground/models"
 exec python playground/ablation/ablate.py "$@"

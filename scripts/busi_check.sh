@@ -9,14 +9,9 @@
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. scripts/environment.sh
-fail() { echo "busi: FAILED: $*" >&2; exit 1; }
-
-llava-ultra enable || fail "llava-ultra enable; its message is above"
-verdict=$(llava-ultra doctor | tail -n 1) || true
-[[ "$verdict" == "doctor: ready"* ]] || fail "LLaVA-Ultra is not active; \`llava-ultra doctor\` says more"
+job=busi
+. scripts/switched_on.sh
 
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DS_ACCELERATOR=cpu CUDA_VISIBLE_DEVICES= TOKENIZERS_PARALLELISM=false
 export PYTHONPATH="$PWD/playground:$PWD/playground/quickstart:$PWD/playground/models:$PWD/playground/ablation"
-export PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
 exec python playground/busi/check.py "$@"

@@ -8,15 +8,11 @@
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. scripts/environment.sh
-fail() { echo "hospital demo: FAILED: $*" >&2; exit 1; }
-
-llava-ultra enable || fail "llava-ultra enable; its message is above"
-verdict=$(llava-ultra doctor | tail -n 1) || true
-[[ "$verdict" == "doctor: ready"* ]] || fail "LLaVA-Ultra is not active; \`llava-ultra doctor\` says more"
+job="hospital demo"
+. scripts/switched_on.sh
 
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DS_ACCELERATOR=cpu CUDA_VISIBLE_DEVICES= TOKENIZERS_PARALLELISM=false
 export OMP_NUM_THREADS=1  # matrices this small are slower on more
 export PYTHONPATH="$PWD/playground:$PWD/playground/quickstart"
-export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1 PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
+export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1
 exec python playground/hospital/demo.py "$@"

@@ -7,15 +7,10 @@
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. scripts/environment.sh
-fail() { echo "quickstart: FAILED: $*" >&2; exit 1; }
-
-llava-ultra enable || fail "llava-ultra enable; its message is above"
-verdict=$(llava-ultra doctor | tail -n 1) || true
-echo "$verdict"
-[[ "$verdict" == "doctor: ready"* ]] || fail "LLaVA-Ultra is not active; \`llava-ultra doctor\` says more"
+job=quickstart
+. scripts/switched_on.sh
 
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DS_ACCELERATOR=cpu CUDA_VISIBLE_DEVICES= TOKENIZERS_PARALLELISM=false
 export OMP_NUM_THREADS=1  # two ranks; matrices this small are slower on more threads anyway
-export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1 PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
+export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1
 exec python playground/quickstart/run.py "$@"

@@ -11,13 +11,8 @@
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. scripts/environment.sh
-fail() { echo "rehearsal: FAILED: $*" >&2; exit 1; }
-
-llava-ultra enable || fail "llava-ultra enable; its message is above"
-verdict=$(llava-ultra doctor | tail -n 1) || true
-[[ "$verdict" == "doctor: ready"* ]] || fail "LLaVA-Ultra is not active; \`llava-ultra doctor\` says more"
+job=rehearsal
+. scripts/switched_on.sh
 
 export PYTHONPATH="$PWD:$PWD/playground:$PWD/playground/quickstart:$PWD/playground/ablation:$PWD/playground/rehearsal"
-export PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
 exec python playground/rehearsal/rehearse.py "$@"
