@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -134,7 +134,11 @@ def collect(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
             found[name] = [read_json(path) for path in results]
     if not found:
         raise StepFailed("no row was finished")
-    content = {"about": about(setup.scale, args), "rows": table.summarise(found, frame_tokens(setup.scale.size))}
+    tokens = frame_tokens(setup.scale.size)
+    content = {"about": about(setup.scale, args.scale, found), "rows": table.summarise(found, tokens), "beside": []}
+    settings = [len(results) for name, results in found.items() if name not in ROWS]
+    if settings and "best" in found:
+        content["beside"] = table.summarise({"best": found["best"][: max(settings)]}, tokens)
     folder = setup.out / "results"
     write_json(folder / "ablation.json", content["rows"])
     write_json(folder / "about.json", content["about"])
@@ -155,12 +159,17 @@ def _heatmaps(setup: Setup, path: Path) -> None:
         run("heat maps", command, setup.out / "heatmaps.log")
 
 
-def about(scale: Scale, args: argparse.Namespace) -> dict[str, Any]:
-    """What the figures come from."""
+def about(scale: Scale, name: str, found: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """What the figures come from; `found` are the finished rows, whatever command was the last one."""
+    commands = []
+    for flag, group in (("", ROWS), (" --rows defaults", DEFAULTS), (" --rows beyond", BEYOND)):
+        seeds = max((len(found[row]) for row in group if row in found), default=0)
+        if seeds:
+            commands.append(f"bash scripts/ablation.sh --scale {name}{flag} --seeds {seeds}")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True)
     return {
-        "command": f"bash scripts/ablation.sh --scale {args.scale} --seeds {args.seeds} --rows {args.rows}",
+        "command": "; ".join(commands),
         "commit": commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else ""),
         "machine": f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}, no GPU",
         "scale": asdict(scale),

@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from rows import ALL
+from rows import ALL, ROWS
 
 COLUMNS = {
     "frame_choice": "frame",
@@ -65,15 +65,23 @@ def interval(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The table, its notes, and what it comes from."""
-    about = content["about"]
-    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|" + " --- |" * (len(COLUMNS) + 1)]
-    for row in content["rows"]:
-        lines.append(f"| {row['title']} | " + " | ".join(_cell(row, key) for key in COLUMNS) + " |")
-    chance = content["rows"][0]["chance"]["mean"]
-    lines += ["", NOTES + f" Chance of a random frame: {chance:.1f}.", ""]
+    """The table, settings beside the defaults where they were run, notes, and what all comes from."""
+    about, rows = content["about"], content["rows"]
+    settings = [row for row in rows if row["name"] not in ROWS]
+    lines = [*_lines([row for row in rows if row["name"] in ROWS] or settings), ""]
+    if len(settings) < len(rows) and settings:
+        heading = "Settings beside the defaults and what goes beyond the paper"
+        lines += [f"{heading}; first the default, of the same seeds:", "", *_lines([*content["beside"], *settings]), ""]
+    lines += [NOTES + f" Chance of a random frame: {rows[0]['chance']['mean']:.1f}.", ""]
     lines += [f"`{about['command']}`, commit {about['commit']}; {about['machine']}.", ""]
     return "\n".join(lines)
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    head = ["| | seeds | " + " | ".join(COLUMNS.values()) + " |", "|" + " --- |" * (len(COLUMNS) + 2)]
+    return head + [
+        f"| {row['title']} | {row['seeds']} | " + " | ".join(_cell(row, key) for key in COLUMNS) + " |" for row in rows
+    ]
 
 
 def terminal(content: Mapping[str, Any]) -> list[str]:

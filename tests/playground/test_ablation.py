@@ -107,6 +107,21 @@ def test_a_row_of_the_table_has_the_contracts_keys():
     assert not set(named.split()) - set(rows.ROWS)
 
 
+def test_settings_stand_in_a_table_of_their_own_below_the_default_of_the_same_seeds():
+    def summary(name: str, f1: float) -> dict:
+        figures = {key: table.interval([f1 if key == "f1" else 1.0]) for key in (*table.COLUMNS, "chance")}
+        return {"name": name, "title": rows.ALL[name].title, "seeds": 1, **figures}
+
+    both = {"rows": [summary("best", 70.0), summary("lambda_10", 71.0)], "beside": [summary("best", 72.0)]}
+    about = {"command": "c", "commit": "d", "machine": "e"}
+    lines = table.markdown({**both, "about": about}).splitlines()
+    shown = [line.split("|")[1].strip() + " " + line.split("|")[4].strip() for line in lines if "| 1 |" in line]
+    ours, other = rows.ALL["best"].title, rows.ALL["lambda_10"].title
+    assert shown == [f"{ours} 70.0", f"{ours} 72.0", f"{other} 71.0"]
+    alone = table.markdown({"rows": both["rows"][:1], "beside": [], "about": about})
+    assert alone.count(ours) == 1 and "Settings" not in alone
+
+
 def sample(exam: str, findings: str) -> dict:
     turns = [{"from": "human", "value": "<image>\n<image>\n所见？"}, {"from": "gpt", "value": findings}]
     return {"id": exam, "exam_id": exam, "image": ["1.png", "2.png"], "findings": findings, "conversations": turns}
