@@ -61,6 +61,9 @@ _CODES = (
     ("113100", "Basic Application Confidentiality Profile"),
     ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
 )
+_MAY_HOLD_NAMES = ("PN", "SQ", "UN", None)
+"""Value representations; None: not written in the file (implicit), looked up when the value is read."""
+
 _PIXELS_CLEANED = ("113101", "Clean Pixel Data Option")
 
 
@@ -90,9 +93,11 @@ def known_names(dataset: Any) -> tuple[str, ...]:
 def _person_names(dataset: Any) -> set[str]:
     """Of what can be read: one broken element hides no name of another."""
     found: set[str] = set()
-    for tag in list(dataset.keys()):
+    for raw in list(dataset.elements()):
+        if raw.VR not in _MAY_HOLD_NAMES:
+            continue  # unread: to convert every value takes longer than to decode a small picture
         try:
-            element = dataset[tag]
+            element = dataset[raw.tag]
             if element.VR == "PN":
                 found.update(str(value) for value in _values(element))
             elif element.VR == "SQ":

@@ -113,10 +113,12 @@ def ingest_exam(task: Task, settings: Settings) -> Outcome:
     Raises:
         OSError: a picture cannot be written, such as on a full disk. Anything wrong with the exam is in the outcome.
     """
+    from pydicom.config import disable_value_validation
+
     work = _Work(task, settings, _secret(settings.secret))
     record: dict[str, Any] | None = None
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), disable_value_validation():  # what is not used need not be valid
             warnings.simplefilter("ignore")  # pydicom's quote values of the header
             record = work.record()
     except Quarantine as reason:
