@@ -25,8 +25,9 @@ _LATER = ("adr_question_rank", "adr_teacher_text", "adr_coverage")
 FUSIONS = ("scalar", "channel", "concat")
 """How two encoders' projections become one: an alpha, an alpha a channel, or none (``vision/projector.py``)."""
 
-ATTENTION_LAYERS = 2
-"""Default N of eq. 4. Our choice: the paper does not give it; deeper layers of the prototype were no better."""
+ATTENTION_LAYERS = 1
+"""Default N of eq. 4. Our choice: the paper does not give it. On phantom exams, three seeds each (playground/results),
+N = 1 found a valid frame in 89 % at every seed, N = 2 in 48 to 81 %, all four layers in 63 to 85 %."""
 
 MODEL_TYPES = {
     "llama": "llama",

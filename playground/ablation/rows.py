@@ -51,7 +51,7 @@ def _best(title: str, stage1: str = "base", **more: str) -> Row:
 
 
 ROWS: dict[str, Row] = {
-    "full": Row("SAM + CLIP, Func.b (the paper)", "attention", group="paper"),
+    "full": Row("SAM + CLIP, Func.b (the paper)", "attention", settings={"ADR_LAYERS": "1"}, group="paper"),
     "func_a": Row("Func.a instead", "feature", settings={"ADR_WEIGHTS": "token_channel"}, group="paper"),
     "no_sampler": Row("no sampler, text for every frame", "none", data="frame", group="paper"),
     "best": Row("SAM + CLIP, likelihood teacher (ours)", "likelihood", cached=True),
@@ -63,7 +63,9 @@ ROWS: dict[str, Row] = {
     "random": Row("random frame", "random", group="baseline"),
     "oracle": Row("a valid frame (oracle)", "oracle", group="baseline"),
     "best_swapped": Row("ours, findings of another exam", "likelihood", data="swapped", cached=True),
-    "full_swapped": Row("Func.b, findings of another exam", "attention", data="swapped", group="paper"),
+    "full_swapped": Row(
+        "Func.b, findings of another exam", "attention", data="swapped", settings={"ADR_LAYERS": "1"}, group="paper"
+    ),
 }
 """The table, in its order."""
 
@@ -78,7 +80,14 @@ DEFAULTS: dict[str, Row] = {
     "lambda_10": _best("lambda 10", ADR_LOSS_WEIGHT="10"),
     "select_by_teacher": _best("training picks by the teacher", ADR_SELECT_BY="teacher"),
     "likelihood_n2": _best("likelihood after 2 layers", ADR_LAYERS="2"),
-    "attention_n1": Row("Func.b, N = 1", "attention", settings={"ADR_LAYERS": "1"}, group="default"),
+    "attention_n2": Row("Func.b, N = 2", "attention", settings={"ADR_LAYERS": "2"}, group="default"),
+    "attention_n2_swapped": Row(
+        "Func.b, N = 2, findings of another exam",
+        "attention",
+        data="swapped",
+        settings={"ADR_LAYERS": "2"},
+        group="default",
+    ),
     "attention_n4": Row("Func.b, N = 4 (all)", "attention", settings={"ADR_LAYERS": "4"}, group="default"),
     "func_a_channel": Row("Func.a, weights channel", "feature", group="default"),
 }

@@ -9,9 +9,6 @@ from __future__ import annotations
 from llava_ultra_ext.vision.sam import SamShape
 from shapes import ClipShape, LlamaShape, Shapes
 
-ATTENTION_LAYERS = 2
-"""--adr_layers: our default of the attention teacher's N, which the paper does not print."""
-
 
 def clip_frame(shape: ClipShape) -> float:
     """One frame through CLIP's vision model; all of its layers run, whichever LLaVA reads."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import flops
+from llava_ultra_ext.arguments import ATTENTION_LAYERS
 from llava_ultra_ext.conversation import SYSTEM
 from parts import EXAMS, Rehearsal
 from steps import read_json
@@ -47,7 +48,7 @@ def operations(rehearsal: Rehearsal, tokens: Mapping[str, int]) -> dict[str, flo
     options, shapes, k = rehearsal.options, rehearsal.options.shapes, rehearsal.options.frames
     encode, project = k * flops.encoders_frame(shapes), flops.projector_exam(shapes, k)
     lora = project + flops.llm_step(shapes, tokens["stage2"], options.lora_rank)
-    layers = flops.ATTENTION_LAYERS if options.teacher == "attention" else None
+    layers = ATTENTION_LAYERS if options.teacher == "attention" else None
     teach = k * flops.teacher_frame(shapes, tokens["findings"], layers)
     stage1 = encode + project + STAGE1_PASSES * teach + flops.llm_step(shapes, tokens["stage1"])
     answer = flops.projector_exam(shapes, k, train=False) + flops.answer(shapes, tokens["question"], options.new_tokens)

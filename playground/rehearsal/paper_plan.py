@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import flops
+from llava_ultra_ext.arguments import ATTENTION_LAYERS
 from shapes import CLIP_L, LLAMAS, SAM_L, Shapes
 
 PAPER_HOURS = 60.0
@@ -69,7 +70,7 @@ class Assumptions:
 WAYS = {
     "recipe": "our recipe: likelihood teacher online in stage 1, once for all (score-frames) before stage 2",
     "cached": "the same from a feature cache",
-    "attention": f"the paper's attention teacher ({flops.ATTENTION_LAYERS} layers) online in both stages, no cache",
+    "attention": f"the paper's attention teacher (N = {ATTENTION_LAYERS}) online in both stages, no cache",
     "attention cached": "the same from a feature cache",
 }
 
@@ -78,7 +79,7 @@ def operations(given: Assumptions, way: str) -> dict[str, tuple[str, float]]:
     """Part of a training -> (kind, floating-point operations), for one of `WAYS`."""
     shapes, cached, attention = given.shapes, way.endswith("cached"), way.startswith("attention")
     encode = given.frames * flops.encoders_frame(shapes)
-    layers = flops.ATTENTION_LAYERS if attention else None
+    layers = ATTENTION_LAYERS if attention else None
     teach = given.frames * flops.teacher_frame(shapes, given.findings, layers)
     passes = {"stage 1": given.stage1_epochs, "stage 2": given.stage2_epochs * given.samples}
     found: dict[str, tuple[str, float]] = {}
