@@ -28,7 +28,7 @@ from exam_data import PAIRS, gold_file
 from make import frame_tokens
 from processes import ROOT, StepFailed, python, stop_on_signals
 from rows import ALL, BEYOND, DEFAULTS, ROWS, SCALES, Scale
-from steps import read_json, run, same_settings, write_json
+from steps import alone, read_json, run, same_settings, write_json
 from trainings import Setup, Trainings
 
 OUT = ROOT / "playground" / "out" / "ablation"
@@ -43,17 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     try:
         names = _names(args.rows)
-        setup = Setup(out, SCALES[args.scale])
-        same_settings(out / "settings.json", asdict(setup.scale))
-        prepare(setup, args.jobs)
-        failures = train(setup, names, args.seeds, args.jobs)
-        content = collect(setup, args)
-        for line in table.terminal(content):
-            print(line)
-        if args.results:
-            args.results.mkdir(parents=True, exist_ok=True)
-            for path in (out / "results").iterdir():
-                shutil.copy(path, args.results / path.name)
+        with alone(out):
+            failures = _work(Setup(out, SCALES[args.scale]), names, args)
         print(f"{time.monotonic() - start:.0f} s; {out / 'results'}")
         if failures:
             raise StepFailed("; ".join(failures))
@@ -62,6 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print("ablation: OK")
     return 0
+
+
+def _work(setup: Setup, names: Sequence[str], args: argparse.Namespace) -> list[str]:
+    """Everything, up to the table on the terminal; the rows that failed."""
+    same_settings(setup.out / "settings.json", asdict(setup.scale))
+    prepare(setup, args.jobs)
+    failures = train(setup, names, args.seeds, args.jobs)
+    for line in table.terminal(collect(setup)):
+        print(line)
+    if args.results:
+        args.results.mkdir(parents=True, exist_ok=True)
+        for path in (setup.out / "results").iterdir():
+            shutil.copy(path, args.results / path.name)
+    return failures
 
 
 def prepare(setup: Setup, jobs: int) -> None:
@@ -125,7 +130,7 @@ def train(setup: Setup, names: Sequence[str], seeds: int, jobs: int) -> list[str
     return failures
 
 
-def collect(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
+def collect(setup: Setup) -> dict[str, Any]:
     """Rows that are finished, whatever was asked for now, with means and intervals; files and plots."""
     found: dict[str, list[dict[str, Any]]] = {}
     for name in ALL:
@@ -135,10 +140,14 @@ def collect(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
     if not found:
         raise StepFailed("no row was finished")
     tokens = frame_tokens(setup.scale.size)
-    content = {"about": about(setup.scale, args.scale, found), "rows": table.summarise(found, tokens), "beside": []}
-    settings = [len(results) for name, results in found.items() if name not in ROWS]
-    if settings and "best" in found:
-        content["beside"] = table.summarise({"best": found["best"][: max(settings)]}, tokens)
+    content = {
+        "about": about(setup.scale, _commands(setup.scale, found)),
+        "rows": table.summarise(found, tokens),
+        "beside": [],
+    }
+    if "best" in found:  # beside settings of one seed its first seed, beside those of three its three
+        for seeds in sorted({len(results) for name, results in found.items() if name not in ROWS}):
+            content["beside"] += table.summarise({"best": found["best"][:seeds]}, tokens)
     folder = setup.out / "results"
     write_json(folder / "ablation.json", content["rows"])
     write_json(folder / "about.json", content["about"])
@@ -159,21 +168,27 @@ def _heatmaps(setup: Setup, path: Path) -> None:
         run("heat maps", command, setup.out / "heatmaps.log")
 
 
-def about(scale: Scale, name: str, found: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """What the figures come from; `found` are the finished rows, whatever command was the last one."""
+def about(scale: Scale, command: str) -> dict[str, Any]:
+    """What figures come from."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "command": command,
+        "commit": commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else ""),
+        "machine": f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}, no GPU",
+        "scale": asdict(scale),
+    }
+
+
+def _commands(scale: Scale, found: Mapping[str, Sequence[Any]]) -> str:
+    """That made the finished rows, whatever command was the last one."""
+    name = next(name for name, known in SCALES.items() if known == scale)
     commands = []
     for flag, group in (("", ROWS), (" --rows defaults", DEFAULTS), (" --rows beyond", BEYOND)):
         seeds = max((len(found[row]) for row in group if row in found), default=0)
         if seeds:
             commands.append(f"bash scripts/ablation.sh --scale {name}{flag} --seeds {seeds}")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True)
-    return {
-        "command": "; ".join(commands),
-        "commit": commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else ""),
-        "machine": f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}, no GPU",
-        "scale": asdict(scale),
-    }
+    return "; ".join(commands)
 
 
 def _names(given: str) -> list[str]:

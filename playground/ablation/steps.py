@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,3 +67,19 @@ def same_settings(path: Path, settings: Mapping[str, Any]) -> None:
             f"{path.parent}: was computed with other settings ({what}). Results of different settings are not mixed: "
             "remove that folder to compute it again, or give another --out."
         )
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """While one run works in a folder, a second one is refused: both would train the same row into the same files.
+
+    Raises:
+        ValueError: another run works there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{folder}: another run works there. Wait for it, or give another --out.") from None
+        yield

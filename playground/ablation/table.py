@@ -71,7 +71,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     lines = [*_lines([row for row in rows if row["name"] in ROWS] or settings), ""]
     if len(settings) < len(rows) and settings:
         heading = "Settings beside the defaults and what goes beyond the paper"
-        lines += [f"{heading}; first the default, of the same seeds:", "", *_lines([*content["beside"], *settings]), ""]
+        lines += [f"{heading}; first the default, of as many seeds:", "", *_lines([*content["beside"], *settings]), ""]
     lines += [NOTES + f" Chance of a random frame: {rows[0]['chance']['mean']:.1f}.", ""]
     lines += [f"`{about['command']}`, commit {about['commit']}; {about['machine']}.", ""]
     return "\n".join(lines)

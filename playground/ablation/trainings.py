@@ -216,7 +216,7 @@ class Trainings:
 
     def _answers(self, model: Path, gold: Path, folder: Path, features: Path) -> tuple[Path, Usage]:
         answers, cost = folder / "answers.jsonl", folder / "answers.cost.json"
-        if not cost.exists():
+        if not (cost.exists() and answers.exists()):
             command = python("-m", "llava_ultra_ext.cli", "answer", "--model-path", model, "--device", "cpu")
             command += ["--question-file", gold, "--answers-file", answers, "--image-folder", self.setup.phantom]
             command += ["--max_new_tokens", str(MAX_NEW_TOKENS), "--batch-size", "16"]

@@ -162,8 +162,7 @@ def interval(hits: np.ndarray) -> dict[str, float]:
 def about(setup: BusiSetup, args: argparse.Namespace) -> dict[str, Any]:
     """What the figures come from."""
     return {
-        **ablate.about(setup.scale, argparse.Namespace(scale="", seeds=0, rows="")),
-        "command": f"bash scripts/busi_check.sh {args.given}".strip(),
+        **ablate.about(setup.scale, f"bash scripts/busi_check.sh {args.given}".strip()),
         "data": "BUSI, Al-Dhabyani et al. 2020, CC BY 4.0",
         "models": "small CLIP, SAM and LLaMA that learnt from phantoms alone",
         "settings": setup.settings,

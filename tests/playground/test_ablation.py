@@ -200,6 +200,16 @@ def test_results_of_other_settings_are_refused(tmp_path):
         steps.same_settings(path, {"scale": {"exams": 6}, "seed": 0})
 
 
+def test_a_second_run_in_one_folder_is_refused_until_the_first_has_ended(tmp_path, capsys):
+    given = ["--scale", "smoke", "--out", str(tmp_path)]
+    with steps.alone(tmp_path):
+        assert ablate.main(given) == 1
+    assert f"{tmp_path}: another run works there. Wait for it" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    with steps.alone(tmp_path):
+        pass
+
+
 def test_an_unknown_row_is_refused_before_anything_is_made(tmp_path, capsys):
     assert ablate.main(["--rows", "best,worst", "--out", str(tmp_path / "out")]) == 1
     assert "no row worst. Known: table, defaults, beyond, all, full, func_a" in capsys.readouterr().err
