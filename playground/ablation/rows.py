@@ -155,7 +155,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(24, 30, 8, 24, 4, 4, 4, 2, 2, batch=4, frames=(2, 4)),
-    "quick": Scale(560, 50, 800, 1000, 80, 700, 500, 150, 50, batch=8),
+    "quick": Scale(480, 42, 700, 1000, 80, 700, 400, 130, 40, batch=8),
     "full": Scale(1000, 120, 1500, 1500, 120, 1400, 1000, 250, 110, batch=8),
 }
 """smoke: for the tests; it shows that every step runs, its numbers mean nothing."""
