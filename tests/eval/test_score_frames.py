@@ -22,7 +22,7 @@ from trained import Trained, training_flags
 
 import tiny_exams
 from llava_ultra_ext import cli
-from llava_ultra_ext.arguments import UltraSettings
+from llava_ultra_ext.arguments import ATTENTION_LAYERS, UltraSettings
 from llava_ultra_ext.data.exam import Exam
 from llava_ultra_ext.data.exam_dataset import ExamCollator, ExamDataset
 from llava_ultra_ext.data.frame_scores import read_frame_scores
@@ -280,7 +280,7 @@ def test_the_log_says_the_gap(
         (("attention", 2), (None, None), ("attention", 2)),
         (("attention", 2), ("likelihood", None), ("likelihood", None)),
         (("feature", None), (None, None), ("likelihood", None)),
-        (("feature", None), ("attention", None), ("attention", 2)),
+        (("feature", None), ("attention", None), ("attention", ATTENTION_LAYERS)),
         (("likelihood", None), ("attention", 5), ("attention", 5)),
     ],
 )
