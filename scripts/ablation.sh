@@ -2,7 +2,7 @@
 # The paper's ablation (Table 3) on phantom exams with known truth: SAM, the samplers, and simpler choices beside them.
 # Phantoms, small foundation models, LLaVA's own training, answers and scores; ends with the table and `ablation: OK`.
 #
-#   bash scripts/ablation.sh --quick          a small one, 25 minutes on two processors
+#   bash scripts/ablation.sh --quick          a small one, 20 to 25 minutes on two processors
 #   bash scripts/ablation.sh --seeds 3        the one of playground/results; some hours
 #   bash scripts/ablation.sh --rows defaults  settings beside the defaults; --help says more
 #
