@@ -6,16 +6,19 @@ CLIP-L/14-336 and SAM-L at --size pixels with random weights, on random pictures
 shows that it runs. In each run all sides follow one another: the bare encoders on decoded pixels, then a build into
 each dtype with the same batches; a build counts from when the weights are in memory. Reading is of exams of 8 frames in
 random order, with the system's page cache warm: the picture file is hashed, the record read, and unpacked to features.
-Medians.
+Medians. `peak_mb`: memory of a build of few and of many pictures, a process each, with small encoders.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import random
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator
@@ -52,6 +55,9 @@ TARGET = 0.95
 """A build is to reach this share of the bare encoders' rate."""
 
 EXAM = 8
+
+FEW, MANY = 100, 1000
+"""Pictures of the builds whose peak memory is compared."""
 
 
 def bare_rate(tower: FusedVisionTower, batches: list[torch.Tensor]) -> float:
@@ -103,6 +109,25 @@ def reading(folder: Path, pictures: list[str], tower: FusedVisionTower) -> dict[
     return {**each, "read_frames_s": 1e3 / sum(each.values())}
 
 
+def peak_memory(work: Path) -> dict[str, float]:
+    """Pictures -> MB that a build held at most."""
+    work.mkdir()
+    sources, names = make_encoders(work, 128, quick=True), make_pictures(work, MANY)
+    found = {}
+    for count in (FEW, MANY):
+        data = write_exams(work / f"{count}.json", [[name] for name in names[:count]])
+        command = [sys.executable, "-m", "llava_ultra_ext.cli", "cache", "build", "--data_path", str(data)]
+        command += ["--feature_cache", str(work / f"features-{count}"), "--image_folder", str(work), "--device", "cpu"]
+        command += ["--clip_tower", sources["clip"], "--sam_tower", sources["sam"], "--sam_image_size", "128"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed")
+        found[str(count)] = usage.ru_maxrss / 1e3
+    return found
+
+
 def errors(folder: Path, exact: Path, pictures: list[str]) -> dict[str, float]:
     """Against the float32 cache: root of the mean square relative to the features' own, and the largest difference."""
     one, other = FeatureCache(folder), FeatureCache(exact)
@@ -141,7 +166,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         print(
             f"bare {bare[-1]:.2f} frames/s; " + ", ".join(f"{k} {v[-1]['build_frames_s']:.2f}" for k, v in rows.items())
         )
-    told = {"bare_frames_s": statistics.median(bare), "dtypes": {}}
+    told = {"bare_frames_s": statistics.median(bare), "peak_mb": peak_memory(work / "memory"), "dtypes": {}}
     for name, runs in rows.items():
         middle = medians({key: [run[key] for run in runs] for key in runs[0]})
         share = median_ratio([run["build_frames_s"] for run in runs], bare)
@@ -206,6 +231,7 @@ def main() -> int:
     result = {**head(args), **result}
     for name, row in result["dtypes"].items():
         print(f"{name:9}" + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+    print("peak memory of a build: " + ", ".join(f"{mb:.0f} MB of {n} pictures" for n, mb in result["peak_mb"].items()))
     met = args.quick or all(row["share_of_bare"] >= TARGET for row in result["dtypes"].values())
     verdict = "not judged: decoding takes longer than small encoders" if args.quick else "met" if met else "MISSED"
     print(f"target: builds at {TARGET:.0%} of the bare encoders: {verdict}")

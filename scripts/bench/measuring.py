@@ -142,6 +142,16 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def log_seconds(axes: Any) -> None:
+    """A logarithmic axis of seconds with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 class Parts:
     """Where the seconds of a piece of work go: at each moment one part has the clock.
 

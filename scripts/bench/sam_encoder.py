@@ -153,7 +153,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.margins(x=0.12)
     asked = result["asked"]
     axes.set_xlabel(f"seconds a picture, {asked['size']} px, {asked['dtype']}", fontsize=9)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from measuring import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, new_figure
+from measuring import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, log_seconds, new_figure
 
 COLOURS = {
     "llm": GREY,
@@ -35,7 +35,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     times.axhline(result["stock_k1_s"], color=GREY, linestyle="--", label="stock LLaVA, CLIP, one picture")
     times.set_xscale("log", base=2)
     times.set_xticks(ks, [str(one) for one in ks])
-    times.set_yscale("log")
+    log_seconds(times)
     times.set_xlabel("frames of an exam", fontsize=9)
     times.set_title("seconds a step", fontsize=10)
     times.legend(fontsize=8)
