@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -48,6 +49,15 @@ def test_equals_segment_anything_at_its_own_size(theirs, pth):
     got = load_sam(pth)(pixels(NATIVE))
     assert want.shape == (2, SAM["out"], 7, 7) and want.std() > 0.1
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_costs_no_more_than_segment_anything_s(theirs, pth):
+    exact, half = theirs(pixels(NATIVE)), pixels(NATIVE).bfloat16()
+    original = copy.deepcopy(theirs).to(torch.bfloat16)(half)
+    own, reference = (
+        (output.float() - exact).square().mean().sqrt() for output in (load_sam(pth).to(torch.bfloat16)(half), original)
+    )
+    assert 0 < own <= 1.1 * reference < 0.05 * exact.std()
 
 
 def test_equals_transformers_at_its_own_size(theirs, folder):
