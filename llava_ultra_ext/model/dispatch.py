@@ -19,16 +19,6 @@ def config_dict(folder: str) -> dict[str, Any]:
     return PretrainedConfig.get_config_dict(folder)[0]
 
 
-def cpu_dtype(stored: Any) -> torch.dtype:
-    """The dtype for a CPU: what the checkpoint stores; float32 in place of float16.
-
-    Our choice: LLaVA asks for float16 everywhere; on a CPU half precision is slow, absent before torch 2.3, and rounds
-    a float32 or bfloat16 checkpoint, so that it would answer otherwise than the model that was trained.
-    """
-    dtype = getattr(torch, str(stored).replace("torch.", ""), torch.float32) if stored else torch.float32
-    return torch.float32 if dtype == torch.float16 else dtype
-
-
 class ModelDispatch:
     """Stands in LLaVA's ``model/builder.py`` for a model class; only ``from_pretrained`` differs, and only for ours."""
 
@@ -45,6 +35,9 @@ class ModelDispatch:
     def from_pretrained(self, path: str, *args: Any, config: PretrainedConfig | None = None, **kwargs: Any) -> Any:
         """LLaVA's call, answered by our class when the config names a tower of ours.
 
+        Our choice: float32 on a CPU. LLaVA asks for float16 everywhere; most CPUs have no arithmetic of 16 bits and
+        take a hundred times as long, and float16 rounds what was stored as float32 or bfloat16.
+
         Raises:
             ValueError: a whole model whose projector is incomplete; transformers only warns, and makes up the rest.
         """
@@ -56,7 +49,7 @@ class ModelDispatch:
         _keep_projector_whole(kwargs)
         on_cpu = not torch.cuda.is_available() or kwargs.get("device_map") == {"": "cpu"}
         if on_cpu and kwargs.get("torch_dtype") is torch.float16:
-            kwargs["torch_dtype"] = cpu_dtype(values.get("torch_dtype"))
+            kwargs["torch_dtype"] = torch.float32
         model, info = model_class.from_pretrained(path, *args, config=model_config, output_loading_info=True, **kwargs)
         # With a config of its own, LLaVA loads a base model here; the projector follows from another file.
         missing = sorted(name for name in info["missing_keys"] if NAME in name) if config is None else []

@@ -138,11 +138,14 @@ class TestRestored:
         tokenizer, model, _, _ = load(save_whole(made, tmp_path / "out"))
         check_same(answers(model, tokenizer), answers(made.model, made.tokenizer))
 
-    def test_float16_is_kept_away_from_a_cpu(self, build: Any, load: Callable[..., Any], tmp_path: Path) -> None:
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_a_cpu_computes_in_float32_whatever_is_stored(
+        self, build: Any, load: Callable[..., Any], tmp_path: Path, dtype: torch.dtype
+    ) -> None:
         if torch.cuda.is_available():
             pytest.skip("this machine has CUDA")
         made = build(adr_strategy="feature")
-        half = made.model.half()
+        half = made.model.to(dtype)
         _, model, _, _ = load(save_whole(made, tmp_path / "out"))
         assert model.dtype == torch.float32 and model.get_vision_tower().dtype == torch.float32
         assert torch.equal(model.lm_head.weight, half.lm_head.weight.float())
