@@ -3,7 +3,7 @@
 # scores, LoRA, an answer to an 8-frame exam, without and with the feature cache: time and peak memory of each part, and
 # what the paper's set-up would take beside its 60 hours. Ends with the tables and `rehearsal: OK`.
 #
-#   bash scripts/rehearse.sh                  LLaMA of 1.1B; on a CPU about 2 hours with two processors, 14 GB of memory
+#   bash scripts/rehearse.sh                  LLaMA of 1.1B; on a CPU an hour or two with two processors, 14 GB
 #   bash scripts/rehearse.sh --llm 13b        on a GPU; 7b too
 #   bash scripts/rehearse.sh --quick          small shapes, a few minutes; --help says more
 #

@@ -55,8 +55,8 @@ TARGET = 0.95
 
 EXAM = 8
 
-FEW, MANY = 100, 1000
-"""Pictures of the builds whose peak memory is compared."""
+MEMORY_FRAMES = (100, 1000)
+"""Pictures of the builds whose peak memory is compared; a tenth of them with --quick."""
 
 MEASURED = """
 import resource, subprocess, sys
@@ -65,6 +65,13 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
 """
 """Between us and a build: what a process held before it became the build counts as the build's, and we hold much."""
+
+
+def build_command(folder: Path, data: Path, sources: dict[str, str], device: str, size: int) -> list[str]:
+    """`cache build` into a folder, of the pictures beside the training file `data`."""
+    command = ["build", "--feature_cache", str(folder), "--data_path", str(data), "--image_folder", str(data.parent)]
+    command += ["--clip_tower", sources["clip"], "--sam_tower", sources["sam"], "--device", device]
+    return [*command, "--sam_image_size", str(size)]
 
 
 def bare_rate(tower: FusedVisionTower, batches: list[torch.Tensor]) -> float:
@@ -116,17 +123,17 @@ def reading(folder: Path, pictures: list[str], tower: FusedVisionTower) -> dict[
     return {**each, "read_frames_s": 1e3 / sum(each.values())}
 
 
-def peak_memory(work: Path) -> dict[str, float]:
+def peak_memory(work: Path, quick: bool) -> dict[str, float]:
     """Pictures -> MB that a build held at most."""
     work.mkdir()
-    sources, names = make_encoders(work, 128, quick=True), make_pictures(work, MANY)
+    counts = [count // 10 if quick else count for count in MEMORY_FRAMES]
+    sources, names = make_encoders(work, 128, quick=True), make_pictures(work, max(counts))
     found = {}
-    for count in (FEW, MANY):
+    for count in counts:
         data = write_exams(work / f"{count}.json", [[name] for name in names[:count]])
-        command = [sys.executable, "-m", "llava_ultra_ext.cli", "cache", "build", "--data_path", str(data)]
-        command += ["--feature_cache", str(work / f"features-{count}"), "--image_folder", str(work), "--device", "cpu"]
-        command += ["--clip_tower", sources["clip"], "--sam_tower", sources["sam"], "--sam_image_size", "128"]
-        told = subprocess.run([sys.executable, "-c", MEASURED, *command], check=True, capture_output=True, text=True)
+        build = build_command(work / f"features-{count}", data, sources, "cpu", 128)
+        command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "llava_ultra_ext.cli", "cache", *build]
+        told = subprocess.run(command, check=True, capture_output=True, text=True)
         found[str(count)] = int(told.stdout.split()[-1]) / 1e3
     return found
 
@@ -161,14 +168,13 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
             bare.append(bare_rate(tower, batches))
             folder = work / name
             shutil.rmtree(folder, ignore_errors=True)
-            command = ["build", "--feature_cache", str(folder), "--data_path", str(data), "--image_folder", str(work)]
-            command += ["--clip_tower", sources["clip"], "--sam_tower", sources["sam"], "--device", args.device]
-            command += ["--sam_image_size", str(args.size), "--encoder_batch_size", str(args.batch), "--dtype", name]
-            rate = build_rate([*command, "--compute_dtype", args.compute_dtype], args.frames)
+            command = build_command(folder, data, sources, args.device, args.size)
+            command += ["--encoder_batch_size", str(args.batch), "--dtype", name, "--compute_dtype", args.compute_dtype]
+            rate = build_rate(command, args.frames)
             found = {"build_frames_s": rate, "share_of_bare": rate / bare[-1]}
             rows[name].append({**found, **reading(folder, pictures, tower)})
             print(f"bare {bare[-1]:.3f} frames/s, {name} {rate:.3f}", flush=True)
-    told = {"bare_frames_s": statistics.median(bare), "peak_mb": peak_memory(work / "memory"), "dtypes": {}}
+    told = {"bare_frames_s": statistics.median(bare), "peak_mb": peak_memory(work / "memory", args.quick), "dtypes": {}}
     for name, runs in rows.items():
         middle = medians({key: [run[key] for run in runs] for key in runs[0]})
         size = sum(path.stat().st_size for path in (work / name).glob(SHARDS)) / args.frames
