@@ -33,7 +33,8 @@ def write_all_whole(contents: Mapping[str | Path, str | bytes]) -> None:
     try:
         for path, content in contents.items():
             target = Path(path).expanduser()
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.parent.is_dir():
+                target.parent.mkdir(parents=True, exist_ok=True)
             partials[target] = target.with_name(f".{target.name}.{os.getpid()}")
             data = content if isinstance(content, bytes) else content.encode("utf-8", "replace")
             try:

@@ -114,7 +114,9 @@ class NameFinder:
             removed("name")
             return PLACEHOLDER
 
-        for pattern in sorted({form for name in known for form in _forms(name)}, key=len, reverse=True):
+        plain = text.casefold().replace("ı", "i")  # which patterns take for an i, and casefold does not
+        forms = {form for name in known if _may_stand(name, plain) for form in _forms(name)}
+        for pattern in sorted(forms, key=len, reverse=True):
             text = re.sub(pattern, replaced, text, flags=re.IGNORECASE)
         return text
 
@@ -241,6 +243,12 @@ def _right(text: str, at: int, end: int, found: list[tuple[int, int]]) -> float:
     if text[at : at + 1] in (" ", "\u3000") and text.startswith(FOLLOWERS, at + 1):
         return 8.5
     return 2.0
+
+
+def _may_stand(name: str, text: str) -> bool:
+    """Whether a text, casefolded, has the letters of any spelling of a name; a pattern costs more than this look."""
+    groups = name.casefold().replace("＝", "=").split("=")
+    return any(all(letter in text for letter in group if letter.isalpha()) for group in groups)
 
 
 def _forms(name: str) -> list[str]:

@@ -10,6 +10,7 @@ likes to stand, black.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from PIL import Image
 from llava_ultra_ext.data.deidentify.pixel_text import Found, TextReader
 from llava_ultra_ext.data.deidentify.quarantine import Quarantine
 from llava_ultra_ext.data.deidentify.text import clean_text
+from llava_ultra_ext.data.dicom.colours import as_rgb, grey_of
 
 Frames = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -88,8 +90,9 @@ def find_region(frames: Frames) -> tuple[Mask, str] | None:
     Returns:
         (H, W) mask and the rule that found it; None where nothing is large enough.
     """
-    picked = frames[np.linspace(0, len(frames) - 1, min(len(frames), _MOST_FRAMES)).round().astype(int)]
-    grey = np.maximum(np.maximum(picked[..., 0], picked[..., 1]), picked[..., 2])
+    picked = np.linspace(0, len(frames) - 1, min(len(frames), _MOST_FRAMES)).round().astype(int)
+    one = grey_of(frames)
+    grey = functools.reduce(np.maximum, np.moveaxis(frames[picked], -1, 0)) if one is None else one[picked]
     if len(grey) > 2:
         mask = _largest(grey.max(axis=0) - grey.min(axis=0) > _MOVES, density=0.25)
         if mask is not None:
@@ -124,6 +127,7 @@ def clean_frames(
     if reader is None:
         removed["text_unchecked"] = len(frames)
     else:
+        cleaned = np.array(cleaned)  # a view of grey cannot be written into
         _blank_texts(cleaned, tuple(known), reader, removed)
     counts = {kind: count for kind, count in sorted(removed.items()) if count}
     return CleanFrames(cleaned, box, rule, reader is not None, counts)
@@ -150,13 +154,16 @@ def _blacked_out(frames: Frames, mask: Mask) -> tuple[Frames, Box, int]:
     """
     left, top, right, bottom = _box(mask)
     inside = (slice(None), slice(top, bottom), slice(left, right))
-    cleaned = np.zeros_like(frames)
-    cleaned[inside] = frames[inside]
+    grey = grey_of(frames)
+    channels = frames if grey is None else grey[..., None]
+    cleaned = np.zeros(channels.shape, dtype=np.uint8)
+    cleaned[inside] = channels[inside]
     beside = ~mask[inside[1:]]
     if beside.any():
         cleaned[inside][:, beside] = 0
-    shown = np.bitwise_or.reduce(frames[..., 0] | frames[..., 1] | frames[..., 2])  # (H, W)
-    return cleaned, (left, top, right, bottom), int(np.count_nonzero(shown[~mask]))
+    shown = np.bitwise_or.reduce(functools.reduce(np.bitwise_or, np.moveaxis(channels, -1, 0)))  # (H, W)
+    blanked = int(np.count_nonzero(shown[~mask]))
+    return cleaned if grey is None else as_rgb(cleaned[..., 0]), (left, top, right, bottom), blanked
 
 
 def _mask(frames: Frames, dataset: Any) -> tuple[Mask, str]:

@@ -23,6 +23,7 @@ SHORTEST_NUMBER = 5
 """Characters of a known number that is looked for in texts."""
 
 _DIGITS = str.maketrans("０１２３４５６７８９", "0123456789")
+_NARROW = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}  # full-width signs to ASCII
 _PASSES = 8  # two are usual: what was removed can uncover a name beside it
 
 
@@ -78,8 +79,9 @@ def clean_text(
 
 def _without(text: str, numbers: Iterable[str], removed: Counter[str]) -> str:
     """Without the record's own numbers, in half-width or full-width signs."""
+    plain = _narrow(text)
     for number in sorted({number.strip() for number in numbers}, key=lambda one: (-len(one), one)):
-        if len(number) < SHORTEST_NUMBER or not any(sign.isdigit() for sign in number):
+        if len(number) < SHORTEST_NUMBER or not any(sign.isdigit() for sign in number) or _narrow(number) not in plain:
             continue
         signs = "".join(_either_width(sign) for sign in number)
         text, count = re.subn(
@@ -87,6 +89,10 @@ def _without(text: str, numbers: Iterable[str], removed: Counter[str]) -> str:
         )
         removed.update({"number": count} if count else {})
     return text
+
+
+def _narrow(text: str) -> str:
+    return text.translate(_NARROW).casefold()
 
 
 def _either_width(sign: str) -> str:

@@ -28,6 +28,7 @@ from llava_ultra_ext.data.deidentify.pixels import clean_frames, scan_box
 from llava_ultra_ext.data.deidentify.quarantine import Quarantine
 from llava_ultra_ext.data.deidentify.text import SHORTEST_NUMBER, clean_text
 from llava_ultra_ext.data.dicom.cine import choose_frames, uniform
+from llava_ultra_ext.data.dicom.colours import grey_of, stacked
 from llava_ultra_ext.data.dicom.instance import Instance
 from llava_ultra_ext.data.dicom.refusal import Refused
 from llava_ultra_ext.data.duplicates import near_duplicates
@@ -231,11 +232,11 @@ class _Work:
     def _frames(self, one: Instance) -> np.ndarray:
         """(k, H, W, 3); by the rule of the settings."""
         most, rule = self.settings.frames_per_cine, self.settings.cine_rule
-        frames = np.stack(list(one.frames(uniform(one.shape[0], most))))
+        frames = stacked(one.frames(uniform(one.shape[0], most)))
         if rule == "uniform" or one.shape[0] <= most:
             return frames
         scan = scan_box(frames, one.dataset)  # a clock beside the scan is no change of it
-        return np.stack(list(one.frames(choose_frames(one, most, rule, scan))))
+        return stacked(one.frames(choose_frames(one, most, rule, scan)))
 
 
 def folder_of(exam: str) -> str:
@@ -261,6 +262,9 @@ def _secret(file: Path | None) -> Secret:
 
 def _picture(frame: np.ndarray) -> Image.Image:
     """Grey where no colour is shown: a third of the bytes, and readers turn it into RGB as they do any picture."""
+    grey = grey_of(frame)
+    if grey is not None:
+        return Image.fromarray(np.ascontiguousarray(grey))
     picture = Image.fromarray(np.ascontiguousarray(frame))
     red, green, blue = (channel.tobytes() for channel in picture.split())
     return picture.getchannel(0) if red == green == blue else picture

@@ -15,6 +15,7 @@ from llava_ultra_ext.data.pacs.source import Failure, Fetched, Query, SourceErro
 from llava_ultra_ext.data.pacs.spool import Spool
 
 _READ = ("StudyInstanceUID", "SOPInstanceUID", "AccessionNumber", "StudyDate", "Modality")
+_TAGS: list[Any] = [0x0020000D, 0x00080018, 0x00080050, 0x00080020, 0x00080060]  # of these
 
 
 class _File(NamedTuple):
@@ -124,12 +125,18 @@ def _read(path: Path) -> _File:
     return _File(path, Study(uid, number, day, modality), instance)
 
 
+def _behind_study(tag: Any, vr: str | None, length: int) -> bool:
+    """Nothing that is wanted comes later, and elements stand in ascending order (PS3.5 7.1)."""
+    return bool(tag > max(_TAGS))
+
+
 def _header(path: Path) -> Any:
-    from pydicom import dcmread
+    from pydicom.filereader import read_partial
 
     with refusing("not_dicom", "the header cannot be read."):
         try:
-            header = dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(_READ))
+            with path.open("rb") as file:
+                header = read_partial(file, _behind_study, force=True, specific_tags=_TAGS)
         except OSError as error:
             raise Refused("unreadable_file", f"it cannot be opened ({error.strerror}).") from None
         if not header.get("StudyInstanceUID") or not header.get("SOPInstanceUID"):

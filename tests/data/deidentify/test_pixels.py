@@ -9,6 +9,7 @@ from pydicom.sequence import Sequence
 from llava_ultra_ext.data.deidentify.pixel_text import Found, rapid_reader
 from llava_ultra_ext.data.deidentify.pixels import clean_frames, find_region, region_boxes
 from llava_ultra_ext.data.deidentify.quarantine import Quarantine
+from llava_ultra_ext.data.dicom.colours import as_rgb, grey_of, stacked
 
 HEIGHT, WIDTH = 240, 320
 BANNER = (slice(4, 20), slice(10, 200))
@@ -88,6 +89,29 @@ def test_what_cannot_be_made_safe_is_kept_back():
             clean_frames(frames, dataset)
         assert caught.value.reason == reason
     assert find_region(np.zeros((4, 60, 80, 3), np.uint8)) is None
+
+
+@pytest.mark.parametrize("frames", [1, 8])
+@pytest.mark.parametrize("dataset", [Dataset(), with_regions((40, 40, 200, 230), (150, 40, 280, 200))])
+def test_grey_that_was_never_copied_gives_what_its_copy_gives(frames, dataset):
+    pixels, _ = scan(frames)
+    view = stacked(as_rgb(grey) for grey in pixels[..., 0])
+    of_view, of_copy = clean_frames(view, dataset), clean_frames(pixels, dataset)
+    assert grey_of(of_view.frames) is not None and grey_of(of_copy.frames) is None
+    assert (of_view.frames == of_copy.frames).all() and of_view.frames.any()
+    assert (of_view.box, of_view.rule, of_view.removed) == (of_copy.box, of_copy.rule, of_copy.removed)
+
+
+def test_text_is_blanked_in_grey_that_was_never_copied_too():
+    pixels, _ = scan(1)
+    found = Found((100, 100, 160, 112), "ZHANG WEI")
+    result = clean_frames(
+        as_rgb(pixels[..., 0]),
+        with_regions((40, 40, 280, 230)),
+        ["Zhang^Wei"],
+        lambda picture: [found] if picture[103, 100:160].any() else [],
+    )
+    assert result.removed["text_blanked"] == 1 and not result.frames[:, 100:112, 100:160].any()
 
 
 def test_text_that_identifies_is_blanked_and_other_text_stays():

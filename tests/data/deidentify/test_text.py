@@ -119,6 +119,12 @@ def test_names_of_the_header_go_wherever_they_stand():
         == "肝内见[姓名]样回声，[姓名]复查。[姓名]。"
     )
     assert clean("于肝内，于医生", names=["于"]) == "于肝内，[姓名]医生"
+    assert clean("BAI  YUN。", names=["Bai^Yun"]) == "[姓名]。" and clean("ıncı。", names=["INCI"]) == "[姓名]。"
+
+
+def test_numbers_of_the_header_go_in_either_width_and_case():
+    text = "编码us00123a，ＵＳ００１２３Ａ，US00123AB，肿块12345。"
+    assert clean_text(text, 0, known_numbers=["US00123A"]).text == "编码[编号]，[编号]，US00123AB，肿块12345。"
 
 
 WORDS = (
