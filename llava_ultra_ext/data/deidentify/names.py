@@ -16,17 +16,8 @@ import math
 import re
 from collections.abc import Callable, Iterable
 
-from llava_ultra_ext.data.deidentify.name_words import (
-    ACTS,
-    DEEDS,
-    FOLLOWERS,
-    HELPERS,
-    LINKS,
-    LONGEST,
-    PERSONS,
-    TITLES,
-    read_dictionary,
-)
+from llava_ultra_ext.data.deidentify.name_evidence import ENDS, SURE, evidence, left_of, of_description, right_of
+from llava_ultra_ext.data.deidentify.name_words import LONGEST, NEVER_GIVEN, PERSON_ENDS, TITLES, Lexicon, read_dictionary
 
 PLACEHOLDER = "[姓名]"
 
@@ -34,10 +25,6 @@ _HAN = r"\u4e00-\u9fff"
 _DOTS = "·•・‧∙．."
 _DOT = f"[{_DOTS}]"
 
-_AFTER_NAME = re.compile(
-    r"[\s,，、(（:：]*(?:男|女)(?![\u4e00-\u9fff]*(?:性生殖|科))|[\s(（]+(?:家属|本人|患者|病人|签字|签名)"
-    r"|[\s,，、(（]+\d{1,3}\s*(?:周岁|岁)"
-)
 _ROLE = (
     rf"(?:姓\s*名|[{_HAN}]{{0,4}}(?:医师|医生|技师|护士|大夫)(?:签名|签字)?|"
     r"(?:记录|检查|报告|审核|审签|审阅|复核|签发|操作|录入|书写|诊断|送检|申请|打字|陪同)(?:者|员|人)|[\u4e00-\u9fff]{2}者|[\u4e00-\u9fff]{0,2}专家|助手|"
@@ -55,24 +42,45 @@ _BLANK = re.compile(
 _LATIN = re.compile(
     r"(?<![A-Za-z])(?P<keep>(?:Dr|Mr|Mrs|Ms|Miss|Prof)\.?\s+)[A-Z][A-Za-z'\-]+(?:\s+[A-Z][A-Za-z'\-]+)?"
 )
-_EPONYM = re.compile(r"(?:氏|综合征|征|病|法|分级|分型|四联症|现象|囊肿|腺|管|线|手术|术|三联征|效应|评分)")
+_EPONYM = re.compile(r"(?:氏|综合征|征|病|法|分级|分型|四联症|现象|囊肿|腺|管|线|手术(?![后前中])|术(?![后前中])|三联征|效应|评分)")
 _DOTTED = re.compile(rf"[{_HAN}]{{1,8}}(?:{_DOT}[{_HAN}]{{1,8}})+")
 _RUN = re.compile(rf"\[[^\[\]]{{1,8}}\]|[{_HAN}]+(?:[·•・‧∙][{_HAN}]+)*")
-_LIST = re.compile(r"\s*[、/／和与及]\s*|\s+")
 
 _NEVER_FIRST = "及与和同由经请的为是等之给向对在于有无"
-_OPENERS = "于余"  # open clauses as words too (于肝内, 余未见异常): there the opening says less
+_PREPOSITIONS = "向由经和从"
 _UNKNOWN = 15.0  # nats for a character that the dictionary lacks
+_DESCRIPTION = 2.0  # nats more against a name in a clause that describes a body
+_USUAL = 7.0  # nats of a surname that many bear
 _BARE = 6.0
 """Nats against a name where nothing speaks for one. Chosen on made-up reports and on 301 public Chinese texts: at 4.5
 words such as 窦部 begin to go, above 6 more names are missed in phrases that hold none of the cues."""
+
+
+class _Around:
+    """What speaks for names within one run of characters; each place is looked at once."""
+
+    def __init__(self, lexicon: Lexicon, text: str, start: int, end: int, found: list[tuple[int, int]]) -> None:
+        self._where = (text, start, end, found, lexicon)
+        self._right: dict[int, float] = {}
+        self.bare = _BARE + (_DESCRIPTION if of_description(text, start, end) else 0.0)
+
+    def left(self, at: int) -> float:
+        text, start, _, found, lexicon = self._where
+        return left_of(text, at, start, found, lexicon)
+
+    def right(self, at: int) -> float:
+        if at not in self._right:
+            text, _, end, found, lexicon = self._where
+            self._right[at] = right_of(text, at, end, found, lexicon)
+        return self._right[at]
 
 
 class NameFinder:
     """Finds names; made once, since it reads a dictionary (`name_finder` keeps one a process)."""
 
     def __init__(self) -> None:
-        self.words, self.given, self.surnames = read_dictionary()
+        self.lexicon = read_dictionary()
+        self.words, self.given, self.surnames = self.lexicon.words, self.lexicon.given, self.lexicon.surnames
         self._starts = {surname[0] for surname in self.surnames}
 
     def remove(self, text: str, known: Iterable[str], removed: Callable[[str], None]) -> str:
@@ -107,7 +115,7 @@ class NameFinder:
         for start, end in reversed(found):
             removed("name")
             text = text[:start] + PLACEHOLDER + text[end:]
-        return self._known(text, [name for name in repeated if name not in self.words], removed)
+        return self._known(text, [name for name in repeated if name not in self.words or name in self.lexicon.names], removed)
 
     def _known(self, text: str, known: Iterable[str], removed: Callable[[str], None]) -> str:
         def replaced(match: re.Match[str]) -> str:
@@ -133,6 +141,7 @@ class NameFinder:
         size = end - start
         cost = [0.0] + [math.inf] * size
         back: list[tuple[int, bool]] = [(0, False)] * (size + 1)
+        around = _Around(self.lexicon, text, start, end, found)
         for i in range(size):
             here, at = cost[i], start + i
             for j in range(i + 1, min(i + LONGEST, size) + 1):
@@ -143,7 +152,7 @@ class NameFinder:
                     word = _UNKNOWN
                 if here + word < cost[j]:
                     cost[j], back[j] = here + word, (i, False)
-            for length, price in self._names(text, at, start, end, found):
+            for length, price in self._names(text, at, end, around):
                 if here + price < cost[i + length]:
                     cost[i + length], back[i + length] = here + price, (i, True)
         spans = []
@@ -155,11 +164,9 @@ class NameFinder:
             position = before
         return spans[::-1]
 
-    def _names(
-        self, text: str, at: int, start: int, end: int, found: list[tuple[int, int]]
-    ) -> Iterable[tuple[int, float]]:
+    def _names(self, text: str, at: int, end: int, around: _Around) -> Iterable[tuple[int, float]]:
         """(length, nats) of every name that may start at `at`."""
-        left = _left(text, at, start, found)
+        left = around.left(at)
         if text[at] in self._starts:
             for surname in (text[at : at + 2], text[at : at + 1]):
                 price = self.surnames.get(surname)
@@ -167,32 +174,40 @@ class NameFinder:
                     continue
                 for stop in range(at + len(surname), min(at + len(surname) + 2, end) + 1):
                     given = self._given(text[at + len(surname) : stop])
-                    right = _right(text, stop, end, found)
-                    if given is None and right < 6.0:
+                    right = around.right(stop)
+                    if given is None and not self._alone(text, at, stop, end, left, right):
                         continue
                     if given is None:
                         right += 2.0  # 焦主任: nobody writes a title behind a surname by chance
-                    yield stop - at, _BARE + price + (given or 0.0) - _evidence(left, right)
+                    yield stop - at, around.bare + price + (given or 0.0) - evidence(left, right)
                 double = text[at + 1 : at + 2]  # 张王晓明: a married couple's child with both surnames
                 if len(surname) == 1 and double in self.surnames and at + 4 <= end:
                     given = (self._given(text[at + 2 : at + 4]) or 0.0) + self.surnames[double]
-                    yield 4, _BARE + price + given - _evidence(left, _right(text, at + 4, end, found))
-        dotted = _DOTTED.match(text, at, end)
-        if (
-            dotted
-            and text[at] not in _NEVER_FIRST
-            and not _EPONYM.match(text, dotted.end())
-            and not _EPONYM.search(dotted.group())
-        ):
-            first = re.search(_DOT, dotted.group())
-            for stop in range(at + (first.start() if first else 0) + 2, dotted.end() + 1):
-                if text[stop - 1] not in _DOTS:
-                    yield stop - at, -3.5 + 6.9 * (stop - at) - _evidence(left, _right(text, stop, end, found))
-        if left >= 5.0 and text[at] not in _NEVER_FIRST:  # a name of a kind that no list knows: between 患者 and ，男
+                    yield 4, around.bare + price + given - evidence(left, around.right(at + 4))
+        if text[at] not in _NEVER_FIRST:
+            yield from self._dotted(text, at, end, left, around)
+        if left >= 5.0 and text[at] not in _NEVER_FIRST and text[at : at + 2] not in self.lexicon.terms:  # a name of a kind that no list knows: between 患者 and ，男
             for stop in range(at + 2, min(at + 5, end) + 1):
-                right = _right(text, stop, end, found)
-                if right >= 5.0 and text[at:stop] not in self.words:
-                    yield stop - at, 8.0 + 6.5 * (stop - at) - _evidence(left, right)
+                right = around.right(stop)
+                if right >= 5.0 and text[at:stop] not in self.words and not NEVER_GIVEN.intersection(text[at:stop]):
+                    yield stop - at, 8.0 + 6.5 * (stop - at) - evidence(left, right)
+
+    def _dotted(self, text: str, at: int, end: int, left: float, around: _Around) -> Iterable[tuple[int, float]]:
+        """The names with a dot (阿依古丽·买买提) that may start at `at`; the diseases called after people have one too."""
+        dotted = _DOTTED.match(text, at, end)
+        first = re.search(_DOT, dotted.group()) if dotted else None
+        if not dotted or not first or _EPONYM.search(text, at, min(at + first.end() + 5, dotted.end() + 5)):
+            return
+        for stop in range(at + first.start() + 2, dotted.end() + 1):
+            if text[stop - 1] not in _DOTS and not _EPONYM.match(text, stop):
+                yield stop - at, -6.0 + 6.5 * (stop - at) - evidence(left, around.right(stop))
+
+    def _alone(self, text: str, at: int, stop: int, end: int, left: float, right: float) -> bool:
+        """Whether a surname may stand without a given name: 张主任, 住院医张; 建议向医生咨询 has none."""
+        if right >= 6.0:
+            return left > 0.0 or text[at] not in _PREPOSITIONS
+        usual = self.surnames[text[at:stop]] < _USUAL and text[at] not in PERSON_ENDS + _PREPOSITIONS
+        return usual and left >= SURE and stop == end and text[end : end + 1] in ENDS
 
     def _given(self, characters: str) -> float | None:
         if not characters:
@@ -200,47 +215,6 @@ class NameFinder:
         if len(characters) == 1:
             return 1.6 + self.given[0].get(characters, 8.5)
         return 0.3 + self.given[1].get(characters[0], 8.5) + self.given[2].get(characters[1], 8.5)
-
-
-def _evidence(left: float, right: float) -> float:
-    both = 1.5 if left and right else 0.0
-    return left + right + both
-
-
-def _left(text: str, at: int, start: int, found: list[tuple[int, int]]) -> float:
-    """How much what stands before speaks for a name, in nats."""
-    if at > start:
-        before = text[max(start, at - 4) : at]
-        if before.endswith(PERSONS):
-            return 6.5
-        if before[-1:] in "和与及" and any(stop == at - 1 for _, stop in found):
-            return 6.5
-        return 4.0 if before.endswith(HELPERS) else 2.5 if before.endswith(LINKS) else 0.0
-    before = text[max(0, at - 12) : at].rstrip(" \u3000:：(（")
-    if before.endswith(PERSONS):
-        return 6.5
-    if any(_LIST.fullmatch(text, stop, at) for _, stop in found):
-        return 6.5
-    if text[at - 1 : at] in (":", "："):
-        return 3.5
-    return 1.0 if text[at : at + 1] in _OPENERS else 2.0
-
-
-def _right(text: str, at: int, end: int, found: list[tuple[int, int]]) -> float:
-    """How much what follows speaks for a name, in nats."""
-    if text.startswith(FOLLOWERS, at):
-        return 8.5 if text.startswith(TITLES, at) else 5.0
-    if any(_LIST.fullmatch(text, at, begin) for begin, _ in found if 0 <= begin - at < 5):
-        return 6.5
-    if _AFTER_NAME.match(text, at):
-        return 6.0 if at == end or text[at] in "男女" else 2.0
-    if text[at : at + 1] in ("〇", "○"):  # a year in Chinese digits goes on: 于二〇二四年
-        return 0.0
-    if at < end:
-        return 5.0 if text.startswith(ACTS, at) else 2.5 if text.startswith(DEEDS, at) else 0.0
-    if text[at : at + 1] in (" ", "\u3000") and text.startswith(FOLLOWERS, at + 1):
-        return 8.5
-    return 2.0
 
 
 def _forms(name: str) -> list[str]:
