@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from llava_ultra_ext.data.deidentify.name_lexicon import Lexicon
 from llava_ultra_ext.data.deidentify.name_words import (
     ACTS,
-    BARE_TITLES,
     BODY,
     DEEDS,
     FOLLOWERS,
@@ -15,16 +15,17 @@ from llava_ultra_ext.data.deidentify.name_words import (
     PERSONS,
     STRUCTURES,
     TITLES,
-    Lexicon,
 )
 
 _AFTER_NAME = re.compile(
-    r"[\s,，、(（:：]+(?:男|女)(?!(?:性生殖|科|方))|(?:男|女)(?:性?(?![\u4e00-\u9fff])|，)|[\s(（]+(?:家属|本人|患者|病人|签字|签名)"
-    r"|[\s,，、(（]+\d{1,3}\s*(?:周岁|岁)"
+    r"[\s,，、(（:：]{1,4}(?:男|女)(?!(?:性生殖|科|方))|(?:男|女)(?:性?(?![\u4e00-\u9fff])|，)"
+    r"|[\s(（]{1,4}(?:家属|本人|患者|病人|签字|签名)|[\s,，、(（]{1,4}\d{1,3}\s{0,2}(?:周岁|岁)"
 )
-_LIST = re.compile(r"\s*[、/／和与及]\s*|\s+")
-_CLAUSE = re.compile(r"[^，,。；;：:！!？?\n]*")
-_CLINICAL = re.compile(f"[{BODY}]|{'|'.join(STRUCTURES)}")
+_LIST = re.compile(r"\s{0,3}[、/／和与及]\s{0,3}|\s{1,6}")
+DESCRIBES = re.compile(f"[{BODY}]|{'|'.join(STRUCTURES)}")
+"""In a clause that describes a body."""
+REACH = 16
+"""Characters before and after a run at which is looked."""
 _OPENERS = "于余"  # open clauses as words too (于肝内, 余未见异常): there the opening says less
 ENDS = "，,。；;、)）"
 """Close a clause; so does the end of the text, which `in` finds here too."""
@@ -37,13 +38,6 @@ def evidence(left: float, right: float) -> float:
     return left + right + (1.5 if left and right else 0.0)
 
 
-def of_description(text: str, start: int, end: int) -> bool:
-    """Whether the clause around text[start:end] describes a body: there names are rare."""
-    first = max((text.rfind(sign, 0, start) for sign in "，,。；;：:！!？?\n"), default=-1) + 1
-    clause = _CLAUSE.match(text, first)
-    return bool(_CLINICAL.search(text, first, max(clause.end() if clause else end, end)))
-
-
 def left_of(text: str, at: int, start: int, found: list[tuple[int, int]], lexicon: Lexicon) -> float:
     """What stands before; `start` is where the run of characters begins."""
     if at > start:
@@ -52,9 +46,12 @@ def left_of(text: str, at: int, start: int, found: list[tuple[int, int]], lexico
             return SURE
         if before[-1:] in "和与及" and any(stop == at - 1 for _, stop in found):
             return SURE
-        if any(before[-size:] in lexicon.persons for size in (2, 3, 4)):
+        persons = lexicon.persons
+        if before[-2:] in persons or before[-3:] in persons or before in persons:
             return 5.0
-        return 4.0 if before.endswith(HELPERS) else 2.5 if before.endswith(LINKS) else 0.0
+        if before.endswith(HELPERS):
+            return 4.0
+        return 2.5 if before.endswith(LINKS) else lexicon.ahead_of_name(text, start, at)
     before = text[max(0, at - 12) : at].rstrip(" \u3000:：(（")
     if before.endswith(PERSONS):
         return SURE
@@ -69,8 +66,6 @@ def right_of(text: str, at: int, end: int, found: list[tuple[int, int]], lexicon
     """What follows; `end` is where the run of characters ends."""
     if text.startswith(FOLLOWERS, at):
         return 8.5 if text.startswith(TITLES, at) else 5.0
-    if text.startswith(BARE_TITLES, at):
-        return 8.5
     if any(_LIST.fullmatch(text, at, begin) for begin, _ in found if 0 <= begin - at < 5):
         return SURE
     if _AFTER_NAME.match(text, at):
