@@ -23,10 +23,10 @@ def test_planted_identifiers_go_and_clinical_words_stay():
         and result["clinical_words"] > 20 * REPORTS
     )
     assert result["structured_leaks"] == 0 and result["header_leaks"] == 0
-    # The target of 0.5 % is not reached: 10,000 reports give 1.1 % in phrases that the rules know and 6.2 % in others,
-    # 3.6 % together. These bounds only hold the state of things at this size (some 150 names each).
-    assert result["names_missed_share_by_phrases"]["seen"] <= 0.03
-    assert result["names_missed_share"] <= 0.06
+    # 10,000 reports give 0.07 % in phrases that the rules know and 0.39 % in others, 0.23 % together, below the target
+    # of 0.5 %. At this size (some 150 names each) a name or two more are chance.
+    assert result["names_missed_share_by_phrases"]["seen"] <= 0.01
+    assert result["names_missed_share"] <= 0.015
     assert result["clinical_removed_share"] <= 0.005
 
 

@@ -1,18 +1,10 @@
-"""The words by which names are found: those that go with names, and how frequent words, surnames, given names are."""
+"""The words by which names are found: those that go with names, surnames, and characters of no given name."""
 
 from __future__ import annotations
 
 import importlib.resources
-import math
-from collections import Counter
-
-LONGEST = 7
-"""Characters of the longest word that is looked up."""
 
 _HERE = "llava_ultra_ext.data.deidentify"
-_BODY = "肝胆胰脾肾肺胃肠膀胱脉腺瘤囊肿癌腔膜乳颈腹胸臂腿腰骨"
-_NO_NAME = 14.0  # nats for one of these in a given name: nobody is called so
-_CLINICAL = 8.0  # nats for a clinical word, whatever its length
 
 
 def _lines(package: str, name: str) -> list[str]:
@@ -45,54 +37,19 @@ ACTS = _CUES["ACTS"]
 """What people do: strong evidence for a name before it."""
 DEEDS = _CUES["DEEDS"]
 """What others do too: weak evidence."""
+STRUCTURES = _CUES["STRUCTURES"]
+"""In clauses that describe a body, beside the characters of `BODY`."""
+BODY = "肝胆胰脾肾肺胃肠膀胱脉腺瘤囊肿癌腔膜乳颈腹胸臂腿腰骨膈疝痰疮疹肋肌髓颅"
+"""Characters that only describe bodies."""
+_PARTICLES = "的了着过吗呢吧啊们是系未已曾均皆某等仍再此其该及与和也就还很您你我他她都能会说要让把由"
+_TERMS = "氏痒沫查样侧症痛肿病炎诊诉述孕产嘱返推抱吃喝做处"
+NEVER_GIVEN = frozenset(BODY + _PARTICLES + _TERMS)
+"""Nobody is called so."""
+PERSON_ENDS = "者员人师生士友妈爸爷奶婆姐妹哥弟兄姑姨舅叔伯侄甥婿媳夫妻嫂娘孙子"
+"""Last characters of words for persons (志愿者, 大学生)."""
 
 
-def read_dictionary() -> tuple[dict[str, float], tuple[dict[str, float], ...], dict[str, float]]:
-    """Nats of words, of given names' characters (alone, first, second), and of surnames."""
-    try:
-        import jieba
-    except ImportError as error:
-        raise ImportError("Names are found with jieba's dictionary. pip install llava_ultra_ext[hospital].") from error
-    singles, compounds = _surnames()
-    starts = frozenset(singles)
-    bearers: Counter[str] = Counter()
-    rows = []
-    with jieba.get_dict_file() as file:
-        for line in file:
-            word, count, tag = line.decode("utf-8").split()
-            rows.append((word, int(count), tag))
-    total = math.log(sum(count for _, count, _ in rows))
-    words: dict[str, float] = {}
-    given: tuple[Counter[str], ...] = (Counter(), Counter(), Counter())
-    for word, count, tag in rows:
-        if tag in ("nr", "nrfg") and 1 < len(word) <= 3 and word[0] in starts:
-            if len(word) == 2:
-                given[0][word[1]] += 1
-            else:
-                bearers[word[0]] += 1
-                given[1][word[1]] += 1
-                given[2][word[2]] += 1
-        elif len(word) <= LONGEST and (tag not in ("nr", "nrfg") or len(word) == 1):
-            words[word] = total - math.log(max(count, 1))
-    for word in _clinical_words():
-        words[word] = words.get(word, _CLINICAL) if len(word) == 1 else min(words.get(word, math.inf), _CLINICAL)
-    given[0].update(given[1])  # few names of two characters are in the dictionary: 敏 stands in those of three
-    given[0].update(given[2])
-    sums = [sum(counts.values()) for counts in given]
-    nats = tuple(
-        {character: math.log(size) - math.log(count) for character, count in counts.items()}
-        for counts, size in zip(given, sums, strict=True)
-    )
-    for characters in nats:
-        characters.update(dict.fromkeys(_BODY, _NO_NAME))
-    weights = {
-        surname: bearers[surname] + 1 for surname in [*compounds, *singles]
-    }  # a compound is as rare as the rarest
-    everybody = math.log(sum(weights.values()))
-    return words, nats, {surname: everybody - math.log(weight) for surname, weight in weights.items()}
-
-
-def _surnames() -> tuple[list[str], list[str]]:
+def read_surnames() -> tuple[list[str], list[str]]:
     """Single and compound surnames."""
     singles: list[str] = []
     compounds: list[str] = []
@@ -104,6 +61,12 @@ def _surnames() -> tuple[list[str], list[str]]:
     return singles, compounds
 
 
-def _clinical_words() -> list[str]:
+def clinical_words() -> frozenset[str]:
+    """Those of reports and histories."""
     words = _lines("llava_ultra_ext.eval", "ultrasound_terms.txt")
-    return words + [word for line in _lines(_HERE, "clinical_words.txt") for word in line.split()]
+    return frozenset(words + [word for line in _lines(_HERE, "clinical_words.txt") for word in line.split()])
+
+
+def cue_words() -> frozenset[str]:
+    """Words that go with names; they stay."""
+    return frozenset(cue for cues in _CUES.values() for cue in cues if len(cue) > 1)
