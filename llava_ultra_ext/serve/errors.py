@@ -20,7 +20,7 @@ CODES: dict[str, int] = {
     "out_of_memory": 503,
     "no_worker": 503,
 }
-"""Code -> HTTP status. ``picture_too_large`` counts pixels, ``request_too_large`` bytes; 499: nginx's for a client gone."""
+"""Code -> HTTP status. ``picture_too_large`` counts pixels, ``request_too_large`` bytes; 499 is what nginx says."""
 
 
 class ServeError(Exception):
