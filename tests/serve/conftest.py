@@ -1,0 +1,23 @@
+"""Servers that the tests of serving share; they start once for each process of the test run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import llava_servers
+import pytest
+from llava_servers import Served
+from trained import Trained
+
+MODEL = "llava-ultra-tiny-lora"
+
+
+@pytest.fixture(scope="session")
+def served(trained_lora: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """LLaVA's controller and one worker with `trained_lora`. Leave it as it is: kill and register at your own."""
+    folder = tmp_path_factory.mktemp("served")
+    with (
+        llava_servers.controller(folder) as controller,
+        llava_servers.worker(controller, trained_lora, MODEL, folder) as worker,
+    ):
+        yield Served(controller, worker, MODEL, trained_lora)
