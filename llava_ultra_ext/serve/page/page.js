@@ -1,0 +1,250 @@
+// Frames, strip and drop zone of the exam page. Texts are set as texts, never as markup.
+// One exam at a time: its key names it at the server, which keeps its frames in memory until they are dropped.
+
+const LANES = ["A", "B"];
+const state = { key: "", frames: [], current: 0, lanes: [], followed: "" };
+let root = null; // the viewer's element
+let announceOpened = () => {};
+
+globalThis.examPage = { key: () => state.key };
+
+const find = (selector) => root.querySelector(selector);
+
+export function mountViewer(element, opened) {
+  root = element;
+  announceOpened = opened;
+  const input = find(".drop input");
+  input.addEventListener("change", () => {
+    upload([...input.files]);
+    input.value = "";
+  });
+  find(".drop").addEventListener("keydown", (event) => {
+    if (event.target === find(".drop") && (event.key === "Enter" || event.key === " ")) {
+      event.preventDefault();
+      input.click();
+    }
+  });
+  for (const button of root.querySelectorAll("[data-example]")) {
+    button.addEventListener("click", () => receive(() => post(`exam/example/${button.dataset.example}`)));
+  }
+  find(".remove").addEventListener("click", () => replaceExam({ exam: "", frames: [], skipped: [], notes: [] }));
+  find(".heat-switch input").addEventListener("change", showLarge);
+  find(".strip").addEventListener("keydown", moveInStrip);
+  bindDropping();
+}
+
+export function watchMarks(read, watch) {
+  watch(() => takeMarks(read()));
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || event.isComposing) return;
+  document.querySelector("#stop:not([disabled])")?.click();
+});
+
+globalThis.addEventListener("pagehide", (event) => {
+  if (state.key && !event.persisted) navigator.sendBeacon(address(`exam/drop/${state.key}`));
+});
+
+// Files in
+
+function bindDropping() {
+  const over = (event, on) => {
+    if (![...(event.dataTransfer?.types ?? [])].includes("Files")) return;
+    event.preventDefault();
+    root.querySelector(".drop").classList.toggle("over", on);
+  };
+  document.addEventListener("dragover", (event) => over(event, true));
+  document.addEventListener("dragleave", (event) => over(event, false));
+  document.addEventListener("drop", async (event) => {
+    over(event, false);
+    if (event.dataTransfer?.files.length) upload(await droppedFiles(event.dataTransfer));
+  });
+}
+
+async function droppedFiles(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.length) return [...transfer.files];
+  return (await Promise.all(entries.map(filesOf))).flat();
+}
+
+async function filesOf(entry) {
+  if (entry.isFile) return [await new Promise((done, failed) => entry.file(done, failed))];
+  const reader = entry.createReader();
+  const found = [];
+  for (;;) { // a reader gives a folder in parts
+    const part = await new Promise((done, failed) => reader.readEntries(done, failed));
+    if (!part.length) return found;
+    found.push(...(await Promise.all(part.map(filesOf))).flat());
+  }
+}
+
+function upload(files) {
+  const seen = files.filter((file) => !file.name.startsWith("."));
+  if (!seen.length) return;
+  // The order is that of the names; the names themselves stay here, since they may be a patient's.
+  seen.sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
+  const sizes = seen.map((file) => file.size).join(",");
+  receive(() => post("exam", { headers: { "X-Sizes": sizes }, body: new Blob(seen) }));
+}
+
+const address = (path) => new URL(path, document.baseURI);
+
+async function post(path, options = {}) {
+  const answer = await fetch(address(path), { method: "POST", ...options });
+  const text = await answer.text();
+  let value = {};
+  try { value = JSON.parse(text); } catch { value = { message: text }; }
+  if (!answer.ok) throw new Error(value.message || `服务出错 (${answer.status})。 The server failed.`);
+  return value;
+}
+
+let receiving = 0;
+
+async function receive(ask) {
+  const mine = ++receiving; // of two quick choices the later one counts
+  say("正在读取图像… Reading the pictures…", "busy");
+  try {
+    const exam = await ask();
+    if (mine !== receiving) return forget(exam.exam);
+    say("");
+    replaceExam(exam);
+  } catch (error) {
+    if (mine === receiving) say(error instanceof TypeError ? "连不上服务器，请重试。 The server cannot be reached." : error.message, "error");
+  }
+}
+
+const forget = (key) => key && fetch(address(`exam/drop/${key}`), { method: "POST", keepalive: true });
+
+function replaceExam(exam) {
+  forget(state.key);
+  Object.assign(state, { key: exam.exam, frames: exam.frames, current: 0, lanes: [], followed: "" });
+  root.querySelector(".exam").classList.toggle("loaded", exam.frames.length > 0);
+  find(".stage").hidden = !exam.frames.length;
+  if (!exam.frames.length) say("");
+  else if (exam.skipped.length) say(exam.skipped.join("\n"), "error");
+  fill(find(".notes"), exam.notes.map((note) => textElement("li", note)));
+  drawStrip();
+  showLarge();
+  showStatus();
+  announceOpened();
+}
+
+function say(text, kind = "") {
+  const message = find(".message");
+  message.textContent = text;
+  message.className = `message ${kind}`;
+  message.hidden = !text;
+}
+
+// Marks of the newest answers
+
+function takeMarks(marks) {
+  const lanes = marks?.exam === state.key ? marks.lanes ?? [] : [];
+  state.lanes = lanes;
+  const chosen = lanes.map((lane) => lane.chosen?.[0]).find((frame) => frame !== undefined);
+  const answer = JSON.stringify(lanes.map((lane) => [lane.model, lane.chosen]));
+  if (chosen !== undefined && answer !== state.followed) {
+    state.followed = answer; // once an answer; then the reader may look at other frames
+    state.current = chosen;
+  }
+  drawMarks();
+  showLarge();
+  showStatus();
+}
+
+function showStatus() {
+  for (const line of document.querySelectorAll(".status[data-lane]")) {
+    const lane = state.lanes[line.dataset.lane];
+    const text = lane?.status ? (state.lanes.length > 1 ? `${LANES[line.dataset.lane]} ${lane.model}：` : "") + lane.status : "";
+    if (line.textContent !== text) line.textContent = text;
+    line.dataset.state = lane?.state ?? "";
+  }
+}
+
+// Strip and large frame
+
+const textElement = (tag, text, name = "") => Object.assign(document.createElement(tag), { textContent: text, className: name });
+const fill = (element, children) => element.replaceChildren(...children);
+
+function drawStrip() {
+  fill(find(".strip"), state.frames.map((frame, index) => {
+    const item = textElement("div", "", "thumb");
+    item.setAttribute("role", "option");
+    item.append(
+      Object.assign(document.createElement("img"), { src: frame.url, alt: "", draggable: false }),
+      textElement("span", frame.label, "label"),
+      textElement("span", "", "marks"),
+    );
+    item.addEventListener("click", () => select(index, true));
+    return item;
+  }));
+  drawMarks();
+}
+
+function drawMarks() {
+  [...find(".strip").children].forEach((item, index) => {
+    const told = state.lanes.map((lane, number) => markOf(lane, number, index)).filter(Boolean);
+    fill(item.querySelector(".marks"), told.map((mark) => textElement("span", mark.text, mark.chosen ? "score chosen" : "score")));
+    const chosen = told.some((mark) => mark.chosen);
+    item.classList.toggle("chosen", chosen);
+    const current = index === state.current;
+    item.setAttribute("aria-selected", current);
+    item.tabIndex = current ? 0 : -1;
+    const scores = told.map((mark) => mark.text).join("，");
+    item.setAttribute("aria-label", `${state.frames[index].label}${scores ? `，得分 ${scores}` : ""}`);
+  });
+}
+
+function markOf(lane, number, frame) {
+  const score = lane.scores?.[frame];
+  if (score === undefined) return null;
+  const chosen = lane.chosen.includes(frame);
+  const who = state.lanes.length > 1 ? `${LANES[number]} ` : "";
+  return { chosen, text: `${who}${chosen ? "✓ 选中 " : ""}${score.toFixed(3)}` };
+}
+
+function select(index, focus) {
+  state.current = Math.min(Math.max(index, 0), state.frames.length - 1);
+  drawMarks();
+  showLarge();
+  const item = find(".strip").children[state.current];
+  if (focus) item?.focus({ preventScroll: true });
+  scrollTo(item);
+}
+
+function scrollTo(item) {
+  const strip = find(".strip");
+  if (item) strip.scrollTo({ left: item.offsetLeft - strip.offsetLeft - (strip.clientWidth - item.clientWidth) / 2 });
+}
+
+function moveInStrip(event) {
+  const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity };
+  if (!(event.key in steps)) return;
+  event.preventDefault();
+  select(Math.min(Math.max(state.current + steps[event.key], 0), state.frames.length - 1), true);
+}
+
+function showLarge() {
+  const frame = state.frames[state.current];
+  if (!frame) return;
+  const picture = find(".picture");
+  if (picture.src !== frame.url) picture.src = frame.url;
+  picture.alt = `图像 ${frame.label}`;
+  find(".frame").style.setProperty("--ratio", frame.width / frame.height);
+  const chosenBy = state.lanes.map((lane, number) => (lane.chosen?.includes(state.current) ? LANES[number] : "")).filter(Boolean);
+  const mark = chosenBy.length ? ` · ✓ 选中${state.lanes.length > 1 ? `（${chosenBy.join("、")}）` : ""}` : "";
+  find("figcaption").textContent = `${frame.label}（共 ${state.frames.length} 张）· ${frame.width}×${frame.height}${mark}`;
+  showHeat();
+}
+
+function showHeat() {
+  const lane = state.lanes.find((one) => one.heat?.[state.current]);
+  const any = state.lanes.some((one) => Object.keys(one.heat ?? {}).length);
+  const on = Boolean(lane) && find(".heat-switch input").checked;
+  const heat = find(".heat");
+  heat.hidden = !on;
+  if (on && heat.src !== lane.heat[state.current]) heat.src = lane.heat[state.current];
+  find(".heat-switch").hidden = !any;
+  find(".heat-legend").hidden = !on;
+}
