@@ -22,8 +22,11 @@ from types import FrameType
 import httpx
 
 from llava_ultra_ext import llava_seams
+from llava_ultra_ext.serve import web
 from llava_ultra_ext.serve.children import Children, Program
+from llava_ultra_ext.serve.keys import ApiKeys, check_host
 from llava_ultra_ext.serve.prompts import TemplateChoice
+from llava_ultra_ext.serve.remote_pictures import AllowedAddresses
 from llava_ultra_ext.serve.served_models import Model, served_models
 
 logger = logging.getLogger(__name__)
@@ -55,7 +58,11 @@ def parser() -> argparse.ArgumentParser:
         add(flag, type=int, help=f"{what}; 0: any (default: {PORTS[flag]} where it is free, else any)")
     add("--controller-port", type=int, default=0, help="of LLaVA's controller, on loopback (default: any)")
     add("--api-keys-file", type=Path, metavar="FILE", help="one key a line; the API then answers to no one else")
-    add("--page-password-file", type=Path, metavar="FILE", help="the page then asks for it; the user's name is `ultra`")
+    add("--password-file", type=Path, metavar="FILE", help="its first line; the page then asks for it")
+    add(
+        "--allow-url", action="append", default=[], metavar="PREFIX", help="the API fetches pictures below this address"
+    )
+    add("--examples", type=Path, metavar="FOLDER", help="exams to try on the page: each file or folder in it is one")
     add("--no-page", action="store_true", help="API only")
     add("--logs", type=Path, metavar="DIR", help="where logs are kept (default: a folder that is removed at the end)")
     return made
@@ -75,39 +82,16 @@ def check(args: argparse.Namespace) -> list[Model]:
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}: give 1 or more.")
     TemplateChoice.parse(args.conv_mode)
+    AllowedAddresses(args.allow_url)
     models = served_models(args.models, args.model_base)
     unknown = {mode.partition("=")[2] for mode in args.conv_mode} - {"", *(model.name for model in models)}
     if unknown:
         names = ", ".join(model.name for model in models)
         raise ValueError(f"--conv-mode …={min(unknown)}: no model of that name. There are: {names}.")
-    _check_keys(args)
+    check_host(args.host, ApiKeys.read(args.api_keys_file))
+    if not args.no_page:
+        web.check(args)
     return models
-
-
-def _check_keys(args: argparse.Namespace) -> None:
-    for flag, path in (("--api-keys-file", args.api_keys_file), ("--page-password-file", args.page_password_file)):
-        if path and not (path.is_file() and path.read_text(encoding="utf-8").strip()):
-            raise ValueError(f"{flag} {path}: no such file, or it is empty.")
-    if is_loopback(args.host):
-        return
-    if not args.api_keys_file:
-        raise ValueError(
-            f"--host {args.host}: others can reach that address, so keys are needed. Give --api-keys-file FILE, "
-            "or leave --host out."
-        )
-    if not args.no_page and not args.page_password_file:
-        raise ValueError(
-            f"--host {args.host}: others can reach that address, so the page needs a password. "
-            "Give --page-password-file FILE, or --no-page."
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server on that address."""
-    with contextlib.suppress(OSError):
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
-        return bool(found) and all(address == "::1" or address.startswith("127.") for address in found)
-    return False
 
 
 def usable_device(wanted: str | None) -> str:
@@ -179,19 +163,21 @@ class Service:
 
     def others(self) -> Iterator[Program]:
         """Workers, API and page; they need a controller."""
+        args = self._args
         for name, (model, address) in self.workers.items():
             flags = ["--host", LOOPBACK, "--port", _port(address), "--worker-address", address]
-            flags += ["--controller-address", self.controller, "--device", self._args.device]
+            flags += ["--controller-address", self.controller, "--device", args.device]
             flags += ["--model-path", model.path, "--model-name", model.name]
             flags += ["--model-base", model.base] if model.base else []
             ready = self._answers("POST", f"{address}/worker_get_status")
             yield Program(name, "llava.serve.model_worker", flags, ready, self._env())
-        common = ["--controller-address", self.controller, "--host", self._args.host]
-        common += [word for mode in self._args.conv_mode for word in ("--conv-mode", mode)]
-        flags = [*common, "--port", _port(self.api), *_file("--api-keys-file", self._args.api_keys_file)]
-        yield Program("api", "llava_ultra_ext.serve.openai_api", flags, self._answers("GET", f"{self.api}/v1/models"))
+        common = ["--controller-address", self.controller, "--host", args.host, *_each("--conv-mode", args.conv_mode)]
+        given = [*_place("--api-keys-file", args.api_keys_file), *_each("--allow-url", args.allow_url)]
+        flags = [*common, "--port", _port(self.api), *given]
+        yield Program("api", "llava_ultra_ext.serve.openai_api", flags, self._answers("GET", f"{self.api}/health"))
         if self.page:
-            flags = [*common, "--port", _port(self.page), *_file("--password-file", self._args.page_password_file)]
+            given = [*_place("--password-file", args.password_file), *_place("--examples", args.examples)]
+            flags = [*common, "--port", _port(self.page), *given]
             yield Program("page", "llava_ultra_ext.serve.web", flags, self._answers("GET", self.page))
 
     def _env(self) -> dict[str, str]:
@@ -218,8 +204,12 @@ class Service:
         return "\n".join([*lines, *(f"  model       {model.name}" for model in self._models)])
 
 
-def _file(flag: str, path: Path | None) -> list[str]:
-    """A flag with a file, wherever the program runs."""
+def _each(flag: str, values: Sequence[str]) -> list[str]:
+    return [word for value in values for word in (flag, value)]
+
+
+def _place(flag: str, path: Path | None) -> list[str]:
+    """A flag with a path, wherever the program runs."""
     return [] if path is None else [flag, str(path.expanduser().absolute())]
 
 
