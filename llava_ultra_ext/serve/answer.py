@@ -11,6 +11,8 @@ from llava_ultra_ext.serve.errors import CODES, ServeError
 STOCK_TOO_LONG = "Exceeds max token length."
 """How a stock worker's answer begins that refuses a prompt."""
 
+FAILED = "The worker failed at this request. Try again; its log says why."
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -66,10 +68,8 @@ class Answer:
         if message is None:
             return self._piece()
         if message["error_code"]:
-            code = message.get("code")
-            if code in CODES:
-                raise ServeError(code, message["text"])
-            raise ServeError("internal_error", "The worker failed at this request. Try again; its log says why.")
+            code = str(message.get("code"))
+            raise ServeError(code, message["text"]) if code in CODES else ServeError("internal_error", FAILED)
         self._known.pop("waiting", None)
         self._known.update({key: value for key, value in message.items() if value is not None})
         self._text = message["text"].removeprefix(self._prompt)
@@ -90,18 +90,21 @@ class Answer:
 
     def _piece(self, finish: str | None = None) -> Piece:
         known = self._known
-        # One exam a question: the lists for each exam of a prompt hold one.
-        return Piece(
-            text=self.shown,
-            chosen=tuple(next(iter(known.get("chosen_frames", ())), ())),
-            scores=tuple(next(iter(known.get("frame_scores", ())), ())),
-            alpha=known.get("alpha"),
-            heat=tuple(known.get("heat", ())),
-            times=known.get("times", {}),
-            waiting=known.get("waiting"),
-            finish=finish,
-            tokens=known.get("tokens", {}),
-        )
+        try:
+            # One exam a question: the lists for each exam of a prompt hold one.
+            return Piece(
+                text=self.shown,
+                chosen=tuple(next(iter(known.get("chosen_frames", ())), ())),
+                scores=tuple(next(iter(known.get("frame_scores", ())), ())),
+                alpha=known.get("alpha"),
+                heat=tuple(known.get("heat", ())),
+                times=dict(known.get("times", {})),
+                waiting=known.get("waiting"),
+                finish=finish,
+                tokens=dict(known.get("tokens", {})),
+            )
+        except (TypeError, ValueError):
+            raise ServeError("internal_error", FAILED) from None
 
 
 def _before_stops(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:

@@ -123,6 +123,10 @@ class ControllerClient:
         self._seen.update(found)
         return found
 
+    def serves(self, model: str) -> bool:
+        """Whether a worker had this model since this client was made."""
+        return model in self._seen
+
     async def workers(self) -> int:
         """How many workers answer the controller.
 
@@ -130,7 +134,7 @@ class ControllerClient:
             ServeError: ``no_worker``: the controller does not answer.
         """
         # Every worker of LLaVA's gives 1 as its speed, and the controller adds up those that answer.
-        return int((await self._call("worker_get_status"))["speed"])
+        return int((await self._call("worker_get_status", timeout_s=3 * CONTROLLER_SECONDS))["speed"])
 
     async def ask(self, question: Question) -> AsyncGenerator[Piece, None]:
         """The answer as it grows: a piece for every message, at least one in 5 s; the last one has `Piece.finish`.
@@ -180,6 +184,7 @@ class ControllerClient:
             if not address:
                 break
             if address not in lost:
+                self._seen.add(model)
                 return address
         served = await self.models()
         if model in served or model in self._seen:

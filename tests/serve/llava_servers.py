@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import socket
@@ -91,6 +92,22 @@ def post(address: str, body: Any = None) -> Any:
     request = urllib.request.Request(address, json.dumps(body or {}).encode(), {"Content-Type": "application/json"})
     with _direct.open(request, timeout=10) as response:
         return json.loads(response.read() or b"null")
+
+
+def ask_worker(worker: str, prompt: str, images: list[Path], max_new_tokens: int) -> dict[str, Any]:
+    """The last message of a worker that is asked directly, at temperature 0."""
+    request = {
+        "prompt": prompt,
+        "images": [base64.b64encode(path.read_bytes()).decode() for path in images],
+        "temperature": 0,
+        "max_new_tokens": max_new_tokens,
+        "stop": "</s>",
+    }
+    headers = {"Content-Type": "application/json"}
+    data = json.dumps(request).encode()
+    with _direct.open(urllib.request.Request(f"{worker}/worker_generate_stream", data, headers), timeout=120) as stream:
+        message: dict[str, Any] = json.loads(stream.read().rstrip(b"\0").rsplit(b"\0", 1)[-1])
+    return message
 
 
 def listens(port: int) -> bool:
