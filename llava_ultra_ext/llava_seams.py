@@ -11,6 +11,7 @@ With any vision tower that is not ours, every replacement hands over to LLaVA's 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,13 +108,11 @@ def _conv_templates(original: dict[str, Any], host: ModuleType) -> dict[str, Any
     return {**original, **templates(host.Conversation, host.SeparatorStyle)}
 
 
-def _worker(name: str) -> Replacement:
-    """A replacement of serve/worker.py, by its name: that module loads torch."""
+def _serving(module: str, name: str) -> Replacement:
+    """A replacement of a module in serve/, imported when it is bound: it loads torch."""
 
     def replace(original: Any, host: ModuleType) -> Any:
-        from llava_ultra_ext.serve import worker
-
-        return getattr(worker, name)(original, host)
+        return getattr(importlib.import_module(f"llava_ultra_ext.serve.{module}"), name)(original, host)
 
     return replace
 
@@ -246,21 +245,21 @@ SEAMS: tuple[Seam, ...] = (
         "llava.serve.model_worker",
         "ModelWorker.generate_stream_gate",
         ("self", "params"),
-        _worker("exam_stream_gate"),
+        _serving("worker", "exam_stream_gate"),
         "the worker hides every error, and cannot say which frame was chosen",
     ),
     Seam(
         "llava.serve.model_worker",
         "ModelWorker.get_queue_length",
         ("self",),
-        _worker("exam_queue_length"),
+        _serving("worker", "exam_queue_length"),
         "the controller's choice must count our queue, not LLaVA's semaphore",
     ),
     Seam(
         "llava.serve.model_worker",
         "ModelWorker.send_heart_beat",
         ("self",),
-        _worker("exam_heart_beat"),
+        _serving("worker", "exam_heart_beat"),
         "sent in the event loop, it holds up every answer while the controller is slow or gone",
     ),
     Seam(
@@ -274,28 +273,28 @@ SEAMS: tuple[Seam, ...] = (
         "llava.serve.model_worker",
         "app",
         None,
-        _worker("BoundedApp"),
-        "reads a request of any length before anybody can look at it",
+        _serving("exam_app", "ExamApp"),
+        "reads a request of any length, and lets nobody know that a client has gone",
     ),
     Seam(
         "llava.serve.model_worker",
         "load_image_from_base64",
         ("image",),
-        _worker("checked_picture"),
+        _serving("worker", "checked_picture"),
         "would decode pictures that were decoded for their check",
     ),
     Seam(
         "llava.serve.model_worker",
         "TextIteratorStreamer",
         None,
-        _worker("exam_streamer"),
+        _serving("worker", "exam_streamer"),
         "gives up after 15 s without a token",
     ),
     Seam(
         "llava.serve.model_worker",
         "Thread",
         None,
-        _worker("exam_thread"),
+        _serving("worker", "exam_thread"),
         "the error of a generate that fails is lost with its thread, and nobody knows when it has ended",
     ),
 )

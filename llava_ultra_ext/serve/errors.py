@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 CODES: dict[str, int] = {
     "bad_request": 400,
     "frames_mismatch": 400,
@@ -38,3 +40,8 @@ class ServeError(Exception):
         super().__init__(message)
         self.status = CODES[code]
         self.code = code
+
+
+def error_message(error: ServeError) -> bytes:
+    """The last message of a worker's stream that failed: JSON and a zero byte, as LLaVA sends them."""
+    return json.dumps({"text": str(error), "error_code": 1, "code": error.code}).encode() + b"\0"

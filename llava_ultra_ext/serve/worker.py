@@ -8,19 +8,17 @@ ahead, a message holds ``waiting``, their number. An error has a ``code`` of `er
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 from PIL import Image
 
-from llava_ultra_ext.serve.errors import ServeError
+from llava_ultra_ext.serve.errors import ServeError, error_message
+from llava_ultra_ext.serve.exam_app import current_client
 from llava_ultra_ext.serve.exam_stream import KEEP_ALIVE_SECONDS, ExamAnswer, Progress, current_answer
-from llava_ultra_ext.serve.limits import Limits, check_request
+from llava_ultra_ext.serve.limits import check_request
 from llava_ultra_ext.serve.service import ExamService, is_ours, service_of
-
-STREAM = "/worker_generate_stream"
 
 
 def exam_stream_gate(original: Callable[..., Any], host: ModuleType) -> Callable[..., Iterator[bytes]]:
@@ -47,15 +45,17 @@ def _messages(worker: Any, params: dict[str, Any], service: ExamService) -> Iter
     side = worker.model.get_vision_tower().num_patches_per_side
     progress = Progress(params["prompt"], grid=(side, side))
     yield progress.message()
-    place = service.queue.enter()
+    client, place = current_client(), service.queue.enter()
     try:
+        client.when_gone(place.leave)
         while ahead := place.ahead():
             yield progress.message(waiting=ahead)
             place.ahead(KEEP_ALIVE_SECONDS)
         progress.took("waiting")
         answer = ExamAnswer(worker, params, pictures, progress, ended=place.leave)
+        client.when_gone(answer.cancel)
         answer.start()
-    except BaseException:  # GeneratorExit too: the client has gone
+    except BaseException:  # GeneratorExit too
         place.leave()
         raise
     try:
@@ -68,11 +68,6 @@ def _messages(worker: Any, params: dict[str, Any], service: ExamService) -> Iter
 def _check_model(asked: str | None, served: str) -> None:
     if asked and asked != served:
         raise ServeError("wrong_model", f"This worker serves {served}, not {asked[:100]}. Ask for {served}.")
-
-
-def error_message(error: ServeError) -> bytes:
-    """The last message of a stream that failed."""
-    return json.dumps({"text": str(error), "error_code": 1, "code": error.code}).encode() + b"\0"
 
 
 def exam_streamer(original: Any, host: ModuleType) -> Callable[..., Any]:
@@ -124,60 +119,3 @@ def exam_heart_beat(original: Callable[[Any], None], host: ModuleType) -> Callab
             service.beat_soon()
 
     return send_heart_beat
-
-
-class BodyTooLarge(Exception):
-    """More bytes came than a request may have."""
-
-
-class BoundedApp:
-    """Wraps ``app``: LLaVA's route reads a request to its end, however long it is, before anybody can look at it.
-
-    Args:
-        app: LLaVA's.
-        host: its module, whose ``worker`` is there when the first request comes.
-    """
-
-    def __init__(self, app: Any, host: ModuleType) -> None:
-        self._app, self._host = app, host
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._app, name)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """ASGI."""
-        worker = getattr(self._host, "worker", None)
-        if scope["type"] != "http" or scope["path"] != STREAM or not is_ours(worker):
-            await self._app(scope, receive, send)
-            return
-        limits = service_of(worker, self._host).limits
-        most, read, refused = body_bytes(limits), 0, False
-
-        async def counted() -> Any:
-            nonlocal read, refused
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > most:
-                refused = True
-                raise BodyTooLarge
-            return message
-
-        async def answered(message: Any) -> None:
-            if not refused:
-                await send(message)
-
-        try:
-            await self._app(scope, counted, answered)
-        except BodyTooLarge:
-            from starlette.responses import Response
-
-            error = ServeError(
-                "request_too_large",
-                f"The request has more than {most / 2**20:.0f} MiB, which is the most. Send fewer or smaller pictures.",
-            )
-            await Response(error_message(error))(scope, receive, send)
-
-
-def body_bytes(limits: Limits) -> int:
-    """How long a request's JSON may be: its pictures in base64, its prompt escaped, and a little."""
-    return limits.request_bytes * 4 // 3 + limits.prompt_characters * 12 + 2**16
