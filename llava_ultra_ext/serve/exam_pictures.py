@@ -190,7 +190,7 @@ def _check_planned(planned: Sequence[_Dicom | _Still], limits: Limits) -> None:
     if frames > limits.frames:
         raise ServeError(
             "too_many_frames",
-            f"共 {frames} 帧，最多 {limits.frames} 帧，请减少文件。 {frames} frames, at most {limits.frames}; choose fewer.",
+            f"共 {frames} 帧，最多 {limits.frames} 帧，请减少文件。 {frames} frames; at most {limits.frames}.",
         )
 
 

@@ -30,7 +30,8 @@ _NEEDED = ("gradio", "fastapi", "uvicorn", "httpx", "pydicom", "scipy")
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="python -m llava_ultra_ext.serve.web", description="The exam page of LLaVA-Ultra, in front of a controller."
+        prog="python -m llava_ultra_ext.serve.web",
+        description="The exam page of LLaVA-Ultra, in front of a controller.",
     )
     add = made.add_argument
     add("--controller-address", default="http://127.0.0.1:21001", help="LLaVA's controller (default: %(default)s)")
@@ -57,12 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     import uvicorn
 
-    app = create_app(
-        args.controller_address, TemplateChoice.parse(args.conv_mode), password, args.host, args.examples
-    )
+    app = create_app(args.controller_address, TemplateChoice.parse(args.conv_mode), password, args.host, args.examples)
     logger.info("the exam page is at http://%s:%d", f"[{args.host}]" if ":" in args.host else args.host, args.port)
     # Access logs would hold the keys of exams.
-    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", access_log=False, ws="none")
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", access_log=False, ws="none",
+                timeout_graceful_shutdown=3)  # fmt: skip  # browsers keep a connection for news open
     return 0
 
 
@@ -98,7 +98,9 @@ def _password(file: Path | None) -> str | None:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise ValueError("--password-file: cannot be read. Give a text file whose first line is the password.") from None
+        raise ValueError(
+            "--password-file: cannot be read. Give a text file whose first line is the password."
+        ) from None
     if not lines or not lines[0].strip():
         raise ValueError("--password-file: its first line is empty. Write the password there.")
     return lines[0].strip()

@@ -23,9 +23,9 @@ _PHANTOMS = {
 _PHANTOM_SIZE, _PHANTOM_FRAMES = 384, 8
 
 _SHIPPED = {
-    "examples_ybr_color.dcm": "动态 · 30 帧 cine",
-    "color3d_jpeg_baseline.dcm": "动态 · 120 帧 cine",
-    "US1_J2KR.dcm": "彩色多普勒 Doppler",
+    "examples_ybr_color.dcm": "动态 30 帧",
+    "color3d_jpeg_baseline.dcm": "动态 120 帧",
+    "US1_J2KR.dcm": "彩色多普勒",
 }
 """pydicom's and pydicom-data's own ultrasound; those that are not installed are left out."""
 
@@ -60,7 +60,7 @@ def _phantoms() -> list[Example]:
     if importlib.util.find_spec("scipy") is None:
         return []
     return [
-        Example(f"phantom-{site}", f"模拟{name} phantom", lambda site=site, seed=seed: _phantom(site, seed))  # type: ignore[misc]
+        Example(f"phantom-{site}", f"{name}模拟", lambda site=site, seed=seed: _phantom(site, seed))  # type: ignore[misc]
         for site, (seed, name) in _PHANTOMS.items()
     ]
 

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _ALLOWED = re.compile(
     r"/|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt)/?|/(assets|static|svelte)/[\w./@-]+"
-    r"|/gradio_api/(queue/(join|data)|heartbeat/\w+|cancel|reset|app_id|info|startup-events|login_check)/?"
+    r"|/gradio_api/(queue/(join|data)|heartbeat/\w+|run/predict|cancel|reset|app_id|startup-events|login_check)/?"
     r"|/page/[\w.]+|/exam|/exam/(example|drop)/[\w-]+"
 )
 """Paths that pass; uploads, ``file=``, ``proxy=``, monitoring, component_server and the rest do not."""

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 FOR, AGAINST = (255, 140, 0), (0, 114, 255)
-STRONGEST = 190
+STRONGEST = 160
 """Opacity of the largest contribution, of 255."""
 
 _SIDE = 256  # longer side of the overlay, pixels; a page draws its cells larger without blurring them

@@ -1,12 +1,12 @@
-"""The Gradio page: models, chats, questions; frames, strip and drop zone are `page.js` inside two of its HTML parts.
+"""The Gradio page: models, questions, events; frames, strip, drop zone and chat are `page.js` in two of its HTML parts.
 
-Nothing that a model or a user wrote becomes markup: chats show plain text, and the script sets texts as texts.
+Nothing that a model or a user wrote becomes markup: the script sets texts as texts.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from llava_ultra_ext.serve.errors import ServeError
 from llava_ultra_ext.serve.page import questions, shown
 from llava_ultra_ext.serve.page.asking import Choices, Client, ask_lanes
 from llava_ultra_ext.serve.page.examples import Example
-from llava_ultra_ext.serve.page.store import LANES, ExamStore
+from llava_ultra_ext.serve.page.store import ExamStore
 
-TITLE = "LLaVA-Ultra 超声检查 Ultrasound exams"
+TITLE = "LLaVA-Ultra 超声检查"
+TITLE_ENGLISH = "Ultrasound exams"
 NOTE = "研究软件，不是医疗器械；不得用于诊断。 Research software, not a medical device."
 NO_SECOND = ""
 
@@ -37,9 +38,7 @@ def styles() -> str:
 
 def theme() -> gr.themes.Base:
     """Fonts of the reader's own machine: none is fetched."""
-    return gr.themes.Base(
-        primary_hue="teal", neutral_hue="slate", font=_FONTS, font_mono=["ui-monospace", "monospace"]
-    )
+    return gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=_FONTS, font_mono=["ui-monospace", "monospace"])
 
 
 def build(client: Client, store: ExamStore, examples: Iterable[Example] = ()) -> gr.Blocks:
@@ -71,7 +70,6 @@ class Parts:
     key: gr.Textbox
     models: tuple[gr.Dropdown, gr.Dropdown]
     refresh: gr.Button
-    chats: tuple[gr.Chatbot, gr.Chatbot]
     marks: gr.HTML
     site: gr.Dropdown
     templates: gr.Dataset
@@ -86,80 +84,67 @@ class Parts:
 def _talk() -> Parts:
     key = gr.Textbox(visible=False)
     with gr.Row(elem_id="models", equal_height=True):
-        first = gr.Dropdown([], label="模型 Model", filterable=False, elem_id="model-a", min_width=130, scale=5)
+        first = gr.Dropdown([], label="模型 Model", filterable=False, elem_id="model-a", min_width=110, scale=5)
         second = gr.Dropdown(
             [("不对比", NO_SECOND)],
             value=NO_SECOND,
-            label="对比模型 Compare",
+            label="对比 Compare",
             filterable=False,
             elem_id="model-b",
-            min_width=130,
+            min_width=110,
             scale=5,
         )
-        refresh = gr.Button("刷新", elem_id="refresh", min_width=60, scale=1)
-    with gr.Row(elem_id="chats", equal_height=True):
-        chats = tuple(_chat(lane) for lane in range(LANES))
+        refresh = gr.Button("刷新", elem_id="refresh", min_width=56, scale=0)
+    # Texts of models and users: set by the script, as texts. Gradio's own chat would make markup of them.
     marks = gr.HTML(
         value={},
-        html_template="",
-        elem_id="marks",
-        js_on_load=_LOAD.format(call='watchMarks(() => props.value, (call) => watch("value", call))'),
+        html_template=(_HERE / "chat.html").read_text(encoding="utf-8"),
+        elem_id="chat",
+        js_on_load=_LOAD.format(call='mountChat(element, () => props.value, (call) => watch("value", call))'),
     )
-    with gr.Row(elem_id="ask", equal_height=True):
-        box = gr.Textbox(
-            label="问题 Question",
-            placeholder="输入问题；Enter 发送，Shift+Enter 换行，Esc 停止",
-            lines=1,
-            max_lines=5,
-            max_length=4000,
-            elem_id="question",
-            scale=8,
-            min_width=200,
-        )
-        send = gr.Button("发送 Send", variant="primary", elem_id="send", scale=1, min_width=90)
-        stop = gr.Button("停止 Stop", interactive=False, elem_id="stop", scale=1, min_width=90)
-    with gr.Row(elem_id="templates", equal_height=False):
+    with gr.Row(elem_id="templates"):
         site = gr.Dropdown(
-            [("不限", questions.ANY_SITE), *questions.sites()],
+            [("部位：不限", questions.ANY_SITE), *questions.sites()],
             value=questions.ANY_SITE,
             label="部位 Site",
+            show_label=False,
+            container=False,
             elem_id="site",
-            scale=1,
-            min_width=110,
+            scale=0,
+            min_width=120,
         )
         templates = gr.Dataset(
             components=[gr.Textbox(visible=False)],
             samples=_samples(questions.ANY_SITE),
             samples_per_page=30,
+            show_label=False,
             label="常用问题 Template questions",
             elem_id="template-questions",
             layout="gallery",
         )
+    with gr.Row(elem_id="ask", equal_height=True):
+        box = gr.Textbox(
+            label="问题 Question",
+            show_label=False,
+            container=False,
+            placeholder="输入问题，Enter 发送",
+            lines=1,
+            max_lines=5,
+            max_length=4000,
+            elem_id="question",
+            scale=8,
+            min_width=160,
+        )
+        send = gr.Button("发送 Send", variant="primary", elem_id="send", scale=0, min_width=96)
+        stop = gr.Button("停止 Stop", variant="stop", interactive=False, elem_id="stop", scale=0, min_width=96)
     with gr.Row(elem_id="more"):
         with gr.Accordion("设置 Settings", open=False, elem_id="settings"):
             temperature = gr.Slider(0, 1, 0.2, step=0.05, label="温度 Temperature（0 最稳定）", elem_id="temperature")
-            most_tokens = gr.Slider(16, 1024, 512, step=16, label="回答最长 Tokens", elem_id="most-tokens")
-        clear = gr.Button("清空对话 Clear", elem_id="clear", scale=0, min_width=130)
+            most_tokens = gr.Slider(16, 1024, 512, step=16, label="回答最长 Most tokens", elem_id="most-tokens")
+        clear = gr.Button("清空对话", elem_id="clear", scale=0, min_width=110)
     return Parts(
-        key, (first, second), refresh, chats, marks, site, templates, box, send, stop, clear, temperature, most_tokens
-    )  # type: ignore[arg-type]
-
-
-def _chat(lane: int) -> gr.Chatbot:
-    with gr.Column(min_width=200, elem_id=f"lane-{lane}", visible=lane == 0):
-        chat = gr.Chatbot(
-            label="回答 Answers",
-            elem_id=f"chat-{lane}",
-            height=None,
-            render_markdown=False,
-            sanitize_html=True,
-            buttons=["copy"],
-            feedback_options=None,
-            placeholder="放入图像后提问。",
-            layout="bubble",
-        )
-        gr.HTML(f'<p class="status" data-lane="{lane}" role="status" aria-live="polite"></p>')
-    return chat
+        key, (first, second), refresh, marks, site, templates, box, send, stop, clear, temperature, most_tokens
+    )
 
 
 def _samples(site: str) -> list[list[str]]:
@@ -168,7 +153,7 @@ def _samples(site: str) -> list[list[str]]:
 
 def _bind(page: gr.Blocks, parts: Parts, viewer: gr.HTML, handlers: Handlers) -> None:
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    talk = [*parts.chats, parts.marks, parts.send, parts.stop]
+    talk = [parts.marks, parts.send, parts.stop]
     names = [*parts.models]
     page.load(handlers.names, names, names, **private)
     parts.refresh.click(handlers.names, names, names, **private)
@@ -192,8 +177,7 @@ def _bind(page: gr.Blocks, parts: Parts, viewer: gr.HTML, handlers: Handlers) ->
     parts.templates.click(lambda sample: sample[0], parts.templates, parts.box, queue=False, **private).then(
         None, None, None, js="() => { document.querySelector('#question textarea')?.focus(); }"
     )
-    lanes = [item for item in page.blocks.values() if isinstance(item, gr.Column) and item.elem_id == "lane-1"]
-    parts.models[1].change(lambda name: gr.Column(visible=bool(name)), parts.models[1], lanes, queue=False, **private)
+    parts.models[1].change(None, parts.models[1], None, js="(name) => globalThis.examPage?.compare(Boolean(name))")
 
 
 class Handlers:
@@ -224,7 +208,7 @@ class Handlers:
     async def ask(
         self, key: str, text: str, first: str | None, second: str | None, temperature: float, most_tokens: float
     ) -> AsyncIterator[tuple[Any, ...]]:
-        """Question box, chats, marks, send and stop, again and again until the answers are there."""
+        """Question box, marks, send and stop, again and again until the answers are there."""
         models = [name for name in (first, second) if name]
         problem = "" if text.strip() else "请先输入问题。 Type a question first."
         if not first:
@@ -235,19 +219,19 @@ class Handlers:
             exam, problem = None, str(error)
         if exam is None:
             gr.Warning(html.escape(problem))
-            yield (gr.skip(),) * 6
+            yield (gr.skip(),) * 4
             return
         if any(lane.running for lane in exam.lanes):
-            yield (gr.skip(),) * 6
+            yield (gr.skip(),) * 4
             return
         choices = Choices(float(temperature), int(most_tokens))
         lanes = exam.lanes[: len(models)]
         busy = gr.Button(interactive=False), gr.Button(interactive=True)
         box: Any = ""
         async for _ in ask_lanes(self._client, lanes, models, text.strip(), exam.frames, choices):
-            yield box, *map(shown.messages, exam.lanes), shown.marks(exam, len(models)), *busy
+            yield box, shown.marks(exam, len(models)), *busy
             box = gr.skip()
-        yield box, *map(shown.messages, exam.lanes), shown.marks(exam, len(models)), *_idle()
+        yield box, shown.marks(exam, len(models)), *_idle()
 
     async def stop(self, key: str) -> None:
         """Cancel the answers of an exam, here and at the workers."""
@@ -257,13 +241,13 @@ class Handlers:
             return
 
     async def clear(self, key: str) -> tuple[Any, ...]:
-        """Chats, marks, send and stop of an exam that nothing was asked about yet."""
+        """Marks, send and stop of an exam that nothing was asked about."""
         try:
             for lane in self._store.get(key).lanes:
                 lane.clear()
         except ServeError:
             pass  # no exam: nothing to forget
-        return [], [], {}, *_idle()
+        return {}, *_idle()
 
 
 def _idle() -> tuple[Any, Any]:
@@ -271,9 +255,7 @@ def _idle() -> tuple[Any, Any]:
 
 
 def _header() -> str:
-    return (
-        f'<header><h1>{html.escape(TITLE)}</h1><p class="note" role="note">{html.escape(NOTE)}</p></header>'
-    )
+    return f'<header><h1>{TITLE} <small>{TITLE_ENGLISH}</small></h1><p class="note" role="note">{NOTE}</p></header>'
 
 
 def viewer_markup(examples: Iterable[Example]) -> str:
@@ -284,6 +266,3 @@ def viewer_markup(examples: Iterable[Example]) -> str:
     )
     tried = f'<div class="examples" role="group" aria-label="示例检查 Examples"><span>示例 Try</span>{buttons}</div>'
     return (_HERE / "viewer.html").read_text(encoding="utf-8").replace("<!-- examples -->", tried if buttons else "")
-
-
-Callback = Callable[..., Any]

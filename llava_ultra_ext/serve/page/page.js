@@ -1,12 +1,20 @@
-// Frames, strip and drop zone of the exam page. Texts are set as texts, never as markup.
+// Frames, strip, drop zone and chat of the exam page. Texts are set as texts, never as markup.
 // One exam at a time: its key names it at the server, which keeps its frames in memory until they are dropped.
 
 const LANES = ["A", "B"];
-const state = { key: "", frames: [], current: 0, lanes: [], followed: "" };
+const state = { key: "", frames: [], current: 0, lanes: [], looked: [], followed: "", comparing: false };
+// looked: of each lane the turn whose scores are shown; undefined: the newest.
 let root = null; // the viewer's element
+let chat = null; // the chat's
 let announceOpened = () => {};
 
-globalThis.examPage = { key: () => state.key };
+globalThis.examPage = {
+  key: () => state.key,
+  compare: (on) => {
+    state.comparing = on;
+    drawChat();
+  },
+};
 
 const find = (selector) => root.querySelector(selector);
 
@@ -33,7 +41,8 @@ export function mountViewer(element, opened) {
   bindDropping();
 }
 
-export function watchMarks(read, watch) {
+export function mountChat(element, read, watch) {
+  chat = element;
   watch(() => takeMarks(read()));
 }
 
@@ -118,7 +127,7 @@ const forget = (key) => key && fetch(address(`exam/drop/${key}`), { method: "POS
 
 function replaceExam(exam) {
   forget(state.key);
-  Object.assign(state, { key: exam.exam, frames: exam.frames, current: 0, lanes: [], followed: "" });
+  Object.assign(state, { key: exam.exam, frames: exam.frames, current: 0, lanes: [], looked: [], followed: "" });
   root.querySelector(".exam").classList.toggle("loaded", exam.frames.length > 0);
   find(".stage").hidden = !exam.frames.length;
   if (!exam.frames.length) say("");
@@ -126,7 +135,7 @@ function replaceExam(exam) {
   fill(find(".notes"), exam.notes.map((note) => textElement("li", note)));
   drawStrip();
   showLarge();
-  showStatus();
+  drawChat();
   announceOpened();
 }
 
@@ -137,29 +146,95 @@ function say(text, kind = "") {
   message.hidden = !text;
 }
 
-// Marks of the newest answers
+// Conversations
 
 function takeMarks(marks) {
-  const lanes = marks?.exam === state.key ? marks.lanes ?? [] : [];
-  state.lanes = lanes;
-  const chosen = lanes.map((lane) => lane.chosen?.[0]).find((frame) => frame !== undefined);
-  const answer = JSON.stringify(lanes.map((lane) => [lane.model, lane.chosen]));
-  if (chosen !== undefined && answer !== state.followed) {
+  state.lanes = marks?.exam === state.key ? marks.lanes ?? [] : [];
+  const chosen = shownTurns().map((turn) => turn?.chosen[0]).find((frame) => frame !== undefined);
+  const answer = JSON.stringify(state.lanes.map((lane) => [lane.turns.length, lane.turns.at(-1)?.chosen]));
+  if (answer !== state.followed) {
     state.followed = answer; // once an answer; then the reader may look at other frames
-    state.current = chosen;
+    state.looked = [];
+    if (chosen !== undefined) state.current = chosen;
   }
+  drawChat();
   drawMarks();
   showLarge();
-  showStatus();
 }
 
-function showStatus() {
-  for (const line of document.querySelectorAll(".status[data-lane]")) {
-    const lane = state.lanes[line.dataset.lane];
-    const text = lane?.status ? (state.lanes.length > 1 ? `${LANES[line.dataset.lane]} ${lane.model}：` : "") + lane.status : "";
-    if (line.textContent !== text) line.textContent = text;
-    line.dataset.state = lane?.state ?? "";
+const several = () => state.comparing || state.lanes.length > 1;
+const shownTurns = () => state.lanes.map((lane, number) => lane.turns[state.looked[number] ?? lane.turns.length - 1]);
+
+function drawChat() {
+  if (!chat) return;
+  chat.querySelectorAll(".lane").forEach((element, number) => {
+    element.hidden = number > 0 && !state.comparing && !state.lanes[number]?.turns.length;
+    drawLane(element, number, state.lanes[number]?.turns ?? []);
+  });
+}
+
+function drawLane(element, number, turns) {
+  const atEnd = element.scrollHeight - element.scrollTop - element.clientHeight < 60;
+  const old = element.querySelectorAll(".turn");
+  old.forEach((item, index) => index >= turns.length && item.remove());
+  turns.forEach((turn, index) => {
+    const item = old[index] ?? element.appendChild(newTurn(number, index));
+    const shown = (state.looked[number] ?? turns.length - 1) === index;
+    set(item.querySelector(".question"), turn.question);
+    set(item.querySelector(".model"), several() ? `${LANES[number]} · ${turn.model}` : turn.model);
+    set(item.querySelector(".answer"), turn.answer || (turn.state === "running" ? "…" : ""));
+    set(item.querySelector(".error"), turn.error && `⚠ ${turn.error}`);
+    set(item.querySelector(".status"), turn.status);
+    item.dataset.state = turn.state;
+    item.querySelector(".look").hidden = !turn.scores.length || turns.length < 2;
+    item.querySelector(".look").setAttribute("aria-pressed", shown);
+    item.querySelector(".copy").hidden = !turn.answer;
+  });
+  element.querySelector(".empty").hidden = turns.length > 0;
+  if (atEnd || turns.length > old.length) element.scrollTop = element.scrollHeight;
+}
+
+function set(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+  element.hidden = !text;
+}
+
+function newTurn(lane, index) {
+  const item = textElement("article", "", "turn");
+  const foot = textElement("footer", "");
+  const look = textElement("button", "看得分", "look");
+  const copy = textElement("button", "复制", "copy");
+  Object.assign(look, { type: "button", title: "在左侧显示这次回答的得分 Show its scores" });
+  Object.assign(copy, { type: "button", title: "复制回答 Copy the answer" });
+  look.addEventListener("click", () => lookAt(lane, index));
+  copy.addEventListener("click", () => copyText(copy, state.lanes[lane]?.turns[index]?.answer ?? ""));
+  foot.append(textElement("span", "", "status"), look, copy);
+  item.append(
+    textElement("p", "", "question"),
+    textElement("p", "", "model"),
+    textElement("p", "", "answer"),
+    textElement("p", "", "error"),
+    foot,
+  );
+  return item;
+}
+
+function lookAt(lane, index) {
+  state.looked[lane] = index;
+  const frame = state.lanes[lane]?.turns[index]?.chosen[0];
+  drawChat();
+  if (frame === undefined) drawMarks();
+  else select(frame, false);
+}
+
+async function copyText(button, text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "已复制";
+  } catch {
+    button.textContent = "无法复制"; // browsers allow it on this machine or over HTTPS only
   }
+  setTimeout(() => { button.textContent = "复制"; }, 1500);
 }
 
 // Strip and large frame
@@ -184,24 +259,24 @@ function drawStrip() {
 
 function drawMarks() {
   [...find(".strip").children].forEach((item, index) => {
-    const told = state.lanes.map((lane, number) => markOf(lane, number, index)).filter(Boolean);
+    const told = shownTurns().map((turn, number) => markOf(turn, number, index)).filter(Boolean);
     fill(item.querySelector(".marks"), told.map((mark) => textElement("span", mark.text, mark.chosen ? "score chosen" : "score")));
     const chosen = told.some((mark) => mark.chosen);
     item.classList.toggle("chosen", chosen);
     const current = index === state.current;
     item.setAttribute("aria-selected", current);
     item.tabIndex = current ? 0 : -1;
-    const scores = told.map((mark) => mark.text).join("，");
+    const scores = told.map((mark) => mark.text.replace("✓", "选中")).join("，");
     item.setAttribute("aria-label", `${state.frames[index].label}${scores ? `，得分 ${scores}` : ""}`);
   });
 }
 
-function markOf(lane, number, frame) {
-  const score = lane.scores?.[frame];
+function markOf(turn, number, frame) {
+  const score = turn?.scores[frame];
   if (score === undefined) return null;
-  const chosen = lane.chosen.includes(frame);
+  const chosen = turn.chosen.includes(frame);
   const who = state.lanes.length > 1 ? `${LANES[number]} ` : "";
-  return { chosen, text: `${who}${chosen ? "✓ 选中 " : ""}${score.toFixed(3)}` };
+  return { chosen, text: `${chosen ? "✓ " : ""}${who}${score.toFixed(3)}` };
 }
 
 function select(index, focus) {
@@ -232,19 +307,20 @@ function showLarge() {
   if (picture.src !== frame.url) picture.src = frame.url;
   picture.alt = `图像 ${frame.label}`;
   find(".frame").style.setProperty("--ratio", frame.width / frame.height);
-  const chosenBy = state.lanes.map((lane, number) => (lane.chosen?.includes(state.current) ? LANES[number] : "")).filter(Boolean);
+  const chosenBy = shownTurns().map((turn, number) => (turn?.chosen.includes(state.current) ? LANES[number] : "")).filter(Boolean);
   const mark = chosenBy.length ? ` · ✓ 选中${state.lanes.length > 1 ? `（${chosenBy.join("、")}）` : ""}` : "";
-  find("figcaption").textContent = `${frame.label}（共 ${state.frames.length} 张）· ${frame.width}×${frame.height}${mark}`;
+  find(".tools output").textContent = `${frame.label}（共 ${state.frames.length} 张）${mark}`;
   showHeat();
 }
 
 function showHeat() {
-  const lane = state.lanes.find((one) => one.heat?.[state.current]);
-  const any = state.lanes.some((one) => Object.keys(one.heat ?? {}).length);
-  const on = Boolean(lane) && find(".heat-switch input").checked;
+  const turns = shownTurns().filter(Boolean);
+  const told = turns.find((turn) => turn.heat[state.current]);
+  const any = turns.some((turn) => Object.keys(turn.heat).length);
+  const on = Boolean(told) && find(".heat-switch input").checked;
   const heat = find(".heat");
   heat.hidden = !on;
-  if (on && heat.src !== lane.heat[state.current]) heat.src = lane.heat[state.current];
+  if (on && heat.src !== told.heat[state.current]) heat.src = told.heat[state.current];
   find(".heat-switch").hidden = !any;
   find(".heat-legend").hidden = !on;
 }

@@ -1,16 +1,17 @@
-"""What the page says of an answer: Chinese sentences, chat messages, marks for the strip; plain values, no HTML.
+"""What the page says of answers: Chinese sentences, the chat, marks for the strip; plain values, no HTML.
 
 The page puts texts in as texts, never as markup, so nothing here is escaped.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 from llava_ultra_ext.serve.client import Piece
 from llava_ultra_ext.serve.errors import ServeError
-from llava_ultra_ext.serve.page.asking import DONE, FAILED, RUNNING, STOPPED, Conversation, Turn
+from llava_ultra_ext.serve.page.asking import DONE, FAILED, RUNNING, STOPPED, Turn
 from llava_ultra_ext.serve.page.heat import data_url, overlay
 from llava_ultra_ext.serve.page.store import Exam
 
@@ -34,9 +35,6 @@ SENTENCES = {
 }
 """Code of `errors.CODES` -> what a reader of Chinese is told to do."""
 
-WAITING_ANSWER = "…"
-STOPPED_MARK = "（已停止）"
-
 
 def error_text(error: ServeError) -> str:
     """A sentence in Chinese, then what exactly was wrong; messages that are Chinese already stay as they are."""
@@ -45,44 +43,32 @@ def error_text(error: ServeError) -> str:
     return message if chinese else f"{SENTENCES[error.code]} {message}"
 
 
-def messages(lane: Conversation) -> list[dict[str, str]]:
-    """A lane's turns as Gradio's chat takes them."""
-    shown = []
-    for turn in lane.turns:
-        shown.append({"role": "user", "content": turn.text})
-        shown.append({"role": "assistant", "content": _answer_text(turn)})
-    return shown
-
-
-def _answer_text(turn: Turn) -> str:
-    if turn.state == FAILED and turn.error is not None:
-        return "\n".join(filter(None, (turn.answer, f"⚠ {error_text(turn.error)}")))
-    if turn.state == STOPPED:
-        return turn.answer + STOPPED_MARK
-    return turn.answer or WAITING_ANSWER
-
-
 def marks(exam: Exam, lanes: int) -> dict[str, Any]:
-    """What the strip, the large frame and the status lines show of the newest answers.
+    """What the page shows of an exam's conversations.
 
     Args:
         exam: which.
-        lanes: how many of its lanes take part.
+        lanes: how many of its lanes take part now; those that did before are shown too.
 
     Returns:
-        ``exam``: its key; ``lanes``: one entry each, empty before its first question.
+        ``exam``: its key; ``lanes``: for each the ``turns``, see `turn_view`.
     """
-    return {"exam": exam.key, "lanes": [_lane(exam, lane) for lane in exam.lanes[:lanes]]}
+    told = max([lanes, *(number for number, lane in enumerate(exam.lanes, start=1) if lane.turns)])
+    return {
+        "exam": exam.key,
+        "lanes": [{"turns": [turn_view(turn, exam) for turn in lane.turns]} for lane in exam.lanes[:told]],
+    }
 
 
-def _lane(exam: Exam, lane: Conversation) -> dict[str, Any]:
-    if not lane.turns:
-        return {}
-    turn = lane.turns[-1]
+def turn_view(turn: Turn, exam: Exam) -> dict[str, Any]:
+    """A question and its answer: texts, the state, and for the strip the scores, the chosen frames, their overlays."""
     piece = turn.piece or Piece()
     return {
+        "question": turn.text,
         "model": turn.model,
+        "answer": turn.answer,
         "state": turn.state,
+        "error": error_text(turn.error) if turn.error is not None else "",
         "status": status(turn, exam.labels),
         "chosen": list(piece.chosen),
         "scores": [round(score, 4) for score in piece.scores],
@@ -114,6 +100,11 @@ def _heat(piece: Piece, sizes: Sequence[tuple[int, int]]) -> dict[str, str]:
     for one in piece.heat:
         rows, columns = one["grid"]
         if 0 <= one["frame"] < len(sizes) and len(one["scores"]) == rows * columns:
-            picture = overlay((rows, columns), one["scores"], sizes[one["frame"]], largest)
-            urls[str(one["frame"])] = data_url(picture)
+            urls[str(one["frame"])] = _overlay((rows, columns), tuple(one["scores"]), sizes[one["frame"]], largest)
     return urls
+
+
+@functools.lru_cache(maxsize=256)
+def _overlay(grid: tuple[int, int], scores: tuple[float, ...], size: tuple[int, int], largest: float) -> str:
+    """Drawn once: the same one goes out with every piece of a streaming answer."""
+    return data_url(overlay(grid, scores, size, largest))
