@@ -110,7 +110,7 @@ class ControllerClient:
         """Close every connection."""
         if self._refreshing is not None:
             self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+            await asyncio.wait({self._refreshing})
         await self._http.aclose()
 
     async def models(self) -> list[str]:

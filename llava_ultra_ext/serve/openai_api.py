@@ -27,7 +27,7 @@ from llava_ultra_ext.serve.client import ControllerClient, Question
 from llava_ultra_ext.serve.errors import ServeError
 from llava_ultra_ext.serve.keys import ApiKeys, check_host
 from llava_ultra_ext.serve.limits import Limits
-from llava_ultra_ext.serve.metrics import Metrics, Watch
+from llava_ultra_ext.serve.metrics import NO_MODEL, Metrics, Watch
 from llava_ultra_ext.serve.openai_errors import failed, failure, internal, no_route, refuse
 from llava_ultra_ext.serve.openai_messages import (
     DONE,
@@ -69,6 +69,7 @@ class Api:
     async def require_key(self, request: Request) -> None:
         """Refuses a request without one of the keys, where there are keys."""
         if not self._keys.accept(request.headers.get("authorization")):
+            self._metrics.requests.labels(NO_MODEL, "unauthorized").inc()
             raise ServeError("unauthorized", "An API key is needed: send it as `Authorization: Bearer KEY`.")
 
     async def health(self) -> Response:

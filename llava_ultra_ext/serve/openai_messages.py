@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, Strict, ValidationError
+from pydantic_core import PydanticCustomError
 
 from llava_ultra_ext.serve.answer import Piece
 from llava_ultra_ext.serve.openai_errors import BadField
@@ -41,6 +42,8 @@ class ImagePart(BaseModel):
 
 
 def _parts(content: Any) -> Any:
+    if not isinstance(content, str | list):
+        raise PydanticCustomError("content", "give a text or a list of parts")
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
@@ -105,9 +108,10 @@ class ChatRequest(BaseModel):
             return cls.model_validate_json(body)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(
-            str(step) for step in first["loc"] if step not in ("text", "image_url") or step == first["loc"][-1]
-        )
+        # Behind the number of a part pydantic names the part's type, which is no field of the request.
+        loc = first["loc"]
+        steps = [step for at, step in enumerate(loc) if not (at > 1 and loc[at - 2] == "content")]
+        place = ".".join(map(str, steps))
         if first["type"].startswith("union_tag"):  # pydantic's own message quotes what was given
             raise BadField(f"{place}.type", "give text or image_url")
         if first["type"] == "json_invalid":

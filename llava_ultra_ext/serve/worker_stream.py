@@ -103,7 +103,8 @@ async def worker_messages(
                 yield message
     finally:
         reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
+        # Not gather, which would hand a second cancellation on and cut off the closing of the connection.
+        await asyncio.wait({reading})
 
 
 async def _read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 
 import llava_servers
@@ -21,3 +22,16 @@ def served(trained_lora: Trained, tmp_path_factory: pytest.TempPathFactory) -> I
         llava_servers.worker(controller, trained_lora, MODEL, folder) as worker,
     ):
         yield Served(controller, worker, MODEL, trained_lora)
+
+
+@pytest.fixture(scope="session")
+def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """LLaVA's controller for workers that die; the models of each test have names of their own."""
+    with llava_servers.controller(tmp_path_factory.mktemp("controller")) as address:
+        yield address
+
+
+@pytest.fixture
+def model() -> str:
+    """A name that no other test has registered."""
+    return f"llava-{uuid.uuid4().hex[:8]}"

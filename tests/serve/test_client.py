@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import time
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,18 +20,6 @@ from llava_ultra_ext.serve.prompts import TemplateChoice, write_prompt
 
 SILENCE_S = 0.4
 TURNS = (("请描述。", None),)
-
-
-@pytest.fixture(scope="module")
-def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with llava_servers.controller(tmp_path_factory.mktemp("client")) as address:
-        yield address
-
-
-@pytest.fixture
-def model() -> str:
-    """A name that no other test has registered."""
-    return f"llava-{uuid.uuid4().hex[:8]}"
 
 
 def _ask(controller: str, model: str, **changes: Any) -> list[Piece]:
