@@ -91,7 +91,7 @@ class Guard:
 
 def hosts_of(host: str) -> tuple[str, ...]:
     """Names by which a browser reaches a loopback address; empty, any name, for another address."""
-    return _LOCAL if is_local(host) else ()
+    return (*_LOCAL, host) if is_local(host) else ()
 
 
 def is_local(host: str) -> bool:
