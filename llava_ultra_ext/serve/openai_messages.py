@@ -98,7 +98,7 @@ class ChatRequest(BaseModel):
     heat: Flag | None = None
 
     @classmethod
-    def parse(cls, body: bytes) -> ChatRequest:
+    def parse(cls, body: bytes | bytearray) -> ChatRequest:
         """From a request's body.
 
         Raises:

@@ -41,9 +41,9 @@ class Body:
         self._held = 0
         self._data = bytearray()
 
-    def take(self) -> bytes:
+    def take(self) -> bytearray:
         """What was read; its size counts until `release`."""
-        data, self._data = bytes(self._data), bytearray()
+        data, self._data = self._data, bytearray()
         return data
 
     def release(self) -> None:

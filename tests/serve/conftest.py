@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import llava_servers
 import pytest
+from api_server import Running, running_api
 from llava_servers import Served
 from trained import Trained
 
@@ -29,6 +30,13 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """LLaVA's controller for workers that die; the models of each test have names of their own."""
     with llava_servers.controller(tmp_path_factory.mktemp("controller")) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def api(controller: str) -> Iterator[Running]:
+    """An API in front of `controller`."""
+    with running_api(controller) as running:
+        yield running
 
 
 @pytest.fixture
