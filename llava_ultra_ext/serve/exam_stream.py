@@ -97,7 +97,7 @@ class ExamStreamer(TextIteratorStreamer):
     """
 
     def __init__(self, answer: ExamAnswer, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "timeout": None})
+        super().__init__(*args, **kwargs)
         self._answer = answer
         self.explain = answer.heat
         self.on_choice = answer.on_choice
@@ -114,7 +114,7 @@ class ExamStreamer(TextIteratorStreamer):
         self.text_queue.put(error)
 
     def __next__(self) -> str:
-        value = self.text_queue.get()
+        value = self.text_queue.get()  # without a timeout: `fail` ends it too
         if isinstance(value, BaseException):
             raise value
         if value == self.stop_signal:

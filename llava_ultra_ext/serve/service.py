@@ -10,6 +10,7 @@ LLaVA's worker has no flags of ours; variables set these:
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from llava_ultra_ext.model.ultra_arch import UltraMetaForCausalLM
 from llava_ultra_ext.serve.exam_stream import stop_when_gone
 from llava_ultra_ext.serve.limits import Limits, whole_number
 from llava_ultra_ext.serve.waiting import WAITING, RequestQueue
+
+logger = logging.getLogger(__name__)
 
 LLAVA_CONCURRENCY = 5
 """Default of LLaVA's ``--limit-model-concurrency``."""
@@ -50,6 +53,7 @@ class ExamService:
         self._beat = threading.Event()
         self.queue = RequestQueue(running, WAITING if waiting is None else waiting, changed=self.beat_soon)
         self.door = OpenDoor(self.queue)
+        logger.info("Exams: %d at once, %d may wait; %s", running, self.queue.waiting, self.limits)
         self._worker = worker
         self._messenger = threading.Thread(target=self._send_heart_beats, daemon=True, name="exam heart beats")
         self._messenger.start()

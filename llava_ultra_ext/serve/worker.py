@@ -16,7 +16,7 @@ from PIL import Image
 
 from llava_ultra_ext.serve.errors import ServeError, error_message
 from llava_ultra_ext.serve.exam_app import current_client
-from llava_ultra_ext.serve.exam_stream import KEEP_ALIVE_SECONDS, ExamAnswer, Progress, current_answer
+from llava_ultra_ext.serve.exam_stream import KEEP_ALIVE_SECONDS, ExamAnswer, Progress, current_answer, explained
 from llava_ultra_ext.serve.limits import check_request
 from llava_ultra_ext.serve.service import ExamService, is_ours, service_of
 
@@ -30,8 +30,8 @@ def exam_stream_gate(original: Callable[..., Any], host: ModuleType) -> Callable
             return
         try:
             yield from _messages(self, params, service_of(self, host))
-        except ServeError as error:
-            yield error_message(error)
+        except Exception as error:
+            yield error_message(explained(error))
 
     return generate_stream_gate
 
@@ -51,6 +51,8 @@ def _messages(worker: Any, params: dict[str, Any], service: ExamService) -> Iter
         while ahead := place.ahead():
             yield progress.message(waiting=ahead)
             place.ahead(KEEP_ALIVE_SECONDS)
+        if client.gone:
+            return
         progress.took("waiting")
         answer = ExamAnswer(worker, params, pictures, progress, ended=place.leave)
         client.when_gone(answer.cancel)
