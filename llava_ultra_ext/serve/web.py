@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         sys.stderr.write(f"page: {error}\n")
         return 2
+    # Gradio imports it at every event, only to choose how plots are drawn; it would write a cache of fonts.
+    sys.modules.setdefault("matplotlib", None)  # type: ignore[arg-type]
     import uvicorn
 
     app = create_app(args.controller_address, TemplateChoice.parse(args.conv_mode), password, args.host, args.examples)

@@ -139,7 +139,7 @@ class _Sender:
 
     async def _send_page(self) -> None:
         assert self._start is not None  # a body follows its start
-        body = _EXTERNAL_META.sub(b"", self._body).replace(b'<html\n\tlang="en"', b'<html\n\tlang="zh-CN"')
+        body = _EXTERNAL_META.sub(b"", self._body)
         body = re.sub(rb"<script(?=[\s>])", b'<script nonce="' + self._nonce.encode() + b'"', body)
         MutableHeaders(raw=self._start["headers"])["content-length"] = str(len(body))
         await self._send(self._start)

@@ -21,6 +21,7 @@ const find = (selector) => root.querySelector(selector);
 export function mountViewer(element, opened) {
   root = element;
   announceOpened = opened;
+  document.documentElement.lang = "zh-CN"; // Gradio takes the browser's language for the page's
   const input = find(".drop input");
   input.addEventListener("change", () => {
     upload([...input.files]);
@@ -43,6 +44,7 @@ export function mountViewer(element, opened) {
 
 export function mountChat(element, read, watch) {
   chat = element;
+  document.documentElement.lang = "zh-CN";
   watch(() => takeMarks(read()));
 }
 
