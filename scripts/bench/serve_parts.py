@@ -63,12 +63,16 @@ class Service:
     def programs(self, module: str) -> list[psutil.Process]:
         """Those of the launcher's programs that run this module, in the order of their ports."""
         found = []
-        for child in psutil.Process(self.process.pid).children():
+        for child in self.children():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                 words = child.cmdline()
                 if module in words:
                     found.append((words[words.index("--port") + 1], child))
         return [child for _, child in sorted(found, key=lambda entry: entry[0])]
+
+    def children(self) -> list[psutil.Process]:
+        """All of the launcher's programs."""
+        return psutil.Process(self.process.pid).children()
 
     def workers(self) -> list[psutil.Process]:
         """LLaVA's workers."""
