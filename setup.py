@@ -87,7 +87,7 @@ setup(
         "llava_ultra_ext.data": ["sites.yaml"],
         "llava_ultra_ext.data.deidentify": ["clinical_words.txt", "name_cues.txt", "surnames.txt"],
         "llava_ultra_ext.eval": ["ultrasound_terms.txt", "examples.html.j2"],
-        "llava_ultra_ext.serve.page": ["chat.html", "page.js", "questions.yaml", "style.css", "viewer.html"],
+        "llava_ultra_ext.serve.page": ["*.css", "*.html", "*.js", "*.yaml"],
     },
     install_requires=["numpy", "pillow", "pyyaml", "safetensors", "tqdm"],
     extras_require=EXTRAS,

@@ -215,8 +215,7 @@ def test_the_keyboard_is_enough(exam: Reader) -> None:
 
 
 def test_template_questions_follow_the_site(exam: Reader) -> None:
-    exam.page.click("#site input")
-    exam.page.locator("ul.options li", has_text="甲状腺").first.click()
+    exam.page.select_option(".templates select", label="甲状腺")
     exam.page.get_by_text("请描述该甲状腺超声图像的所见。").click()
     expect(exam.page.locator("#question textarea")).to_have_value("请描述该甲状腺超声图像的所见。")
 

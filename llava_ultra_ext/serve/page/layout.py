@@ -1,4 +1,4 @@
-"""The Gradio page: models, questions, events; frames, strip, drop zone and chat are `page.js` in two of its HTML parts.
+"""The Gradio page: models, question, events; frames, files, chat and template questions are `page.js` in HTML parts.
 
 Nothing that a model or a user wrote becomes markup: the script sets texts as texts.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from llava_ultra_ext.serve.errors import ServeError
-from llava_ultra_ext.serve.page import questions, shown
+from llava_ultra_ext.serve.page import shown
 from llava_ultra_ext.serve.page.asking import Choices, Client, ask_lanes
 from llava_ultra_ext.serve.page.examples import Example
 from llava_ultra_ext.serve.page.store import ExamStore
@@ -71,8 +71,6 @@ class Parts:
     models: tuple[gr.Dropdown, gr.Dropdown]
     refresh: gr.Button
     marks: gr.HTML
-    site: gr.Dropdown
-    templates: gr.Dataset
     box: gr.Textbox
     send: gr.Button
     stop: gr.Button
@@ -102,26 +100,11 @@ def _talk() -> Parts:
         elem_id="chat",
         js_on_load=_LOAD.format(call='mountChat(element, () => props.value, (call) => watch("value", call))'),
     )
-    with gr.Row(elem_id="templates"):
-        site = gr.Dropdown(
-            [("部位：不限", questions.ANY_SITE), *questions.sites()],
-            value=questions.ANY_SITE,
-            label="部位 Site",
-            show_label=False,
-            container=False,
-            elem_id="site",
-            scale=0,
-            min_width=120,
-        )
-        templates = gr.Dataset(
-            components=[gr.Textbox(visible=False)],
-            samples=_samples(questions.ANY_SITE),
-            samples_per_page=30,
-            show_label=False,
-            label="常用问题 Template questions",
-            elem_id="template-questions",
-            layout="gallery",
-        )
+    gr.HTML(
+        html_template=(_HERE / "questions.html").read_text(encoding="utf-8"),
+        elem_id="templates",
+        js_on_load=_LOAD.format(call="mountQuestions(element)"),
+    )
     with gr.Row(elem_id="ask", equal_height=True):
         box = gr.Textbox(
             label="问题 Question",
@@ -142,13 +125,7 @@ def _talk() -> Parts:
             temperature = gr.Slider(0, 1, 0.2, step=0.05, label="温度 Temperature（0 最稳定）", elem_id="temperature")
             most_tokens = gr.Slider(16, 1024, 512, step=16, label="回答最长 Most tokens", elem_id="most-tokens")
         clear = gr.Button("清空对话", elem_id="clear", scale=0, min_width=110)
-    return Parts(
-        key, (first, second), refresh, marks, site, templates, box, send, stop, clear, temperature, most_tokens
-    )
-
-
-def _samples(site: str) -> list[list[str]]:
-    return [[text] for text in questions.questions(site)]
+    return Parts(key, (first, second), refresh, marks, box, send, stop, clear, temperature, most_tokens)
 
 
 def _bind(page: gr.Blocks, parts: Parts, viewer: gr.HTML, handlers: Handlers) -> None:
@@ -171,12 +148,6 @@ def _bind(page: gr.Blocks, parts: Parts, viewer: gr.HTML, handlers: Handlers) ->
     parts.stop.click(handlers.stop, parts.key, None, js=_KEY, queue=False, **private)
     parts.clear.click(handlers.clear, parts.key, talk, js=_KEY, queue=False, **private)
     viewer.opened(handlers.clear, parts.key, talk, js=_KEY, queue=False, **private)
-    parts.site.change(
-        lambda site: gr.Dataset(samples=_samples(site)), parts.site, parts.templates, queue=False, **private
-    )
-    parts.templates.click(lambda sample: sample[0], parts.templates, parts.box, queue=False, **private).then(
-        None, None, None, js="() => { document.querySelector('#question textarea')?.focus(); }"
-    )
     parts.models[1].change(None, parts.models[1], None, js="(name) => globalThis.examPage?.compare(Boolean(name))")
 
 

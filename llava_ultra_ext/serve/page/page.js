@@ -1,6 +1,11 @@
 // Frames, strip, drop zone and chat of the exam page. Texts are set as texts, never as markup.
 // One exam at a time: its key names it at the server, which keeps its frames in memory until they are dropped.
 
+import { address, bindDropping, forget, post, upload } from "./files.js";
+import { mountQuestions } from "./questions.js";
+
+export { mountQuestions };
+
 const LANES = ["A", "B"];
 const state = { key: "", frames: [], current: 0, lanes: [], looked: [], followed: "", comparing: false };
 // looked: of each lane the turn whose scores are shown; undefined: the newest.
@@ -24,7 +29,7 @@ export function mountViewer(element, opened) {
   document.documentElement.lang = "zh-CN"; // Gradio takes the browser's language for the page's
   const input = find(".drop input");
   input.addEventListener("change", () => {
-    upload([...input.files]);
+    take([...input.files]);
     input.value = "";
   });
   find(".drop").addEventListener("keydown", (event) => {
@@ -39,7 +44,7 @@ export function mountViewer(element, opened) {
   find(".remove").addEventListener("click", () => replaceExam({ exam: "", frames: [], skipped: [], notes: [] }));
   find(".heat-switch input").addEventListener("change", showLarge);
   find(".strip").addEventListener("keydown", moveInStrip);
-  bindDropping();
+  bindDropping(find(".drop"), take);
 }
 
 export function mountChat(element, read, watch) {
@@ -59,55 +64,9 @@ globalThis.addEventListener("pagehide", (event) => {
 
 // Files in
 
-function bindDropping() {
-  const over = (event, on) => {
-    if (![...(event.dataTransfer?.types ?? [])].includes("Files")) return;
-    event.preventDefault();
-    root.querySelector(".drop").classList.toggle("over", on);
-  };
-  document.addEventListener("dragover", (event) => over(event, true));
-  document.addEventListener("dragleave", (event) => over(event, false));
-  document.addEventListener("drop", async (event) => {
-    over(event, false);
-    if (event.dataTransfer?.files.length) upload(await droppedFiles(event.dataTransfer));
-  });
-}
-
-async function droppedFiles(transfer) {
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!entries.length) return [...transfer.files];
-  return (await Promise.all(entries.map(filesOf))).flat();
-}
-
-async function filesOf(entry) {
-  if (entry.isFile) return [await new Promise((done, failed) => entry.file(done, failed))];
-  const reader = entry.createReader();
-  const found = [];
-  for (;;) { // a reader gives a folder in parts
-    const part = await new Promise((done, failed) => reader.readEntries(done, failed));
-    if (!part.length) return found;
-    found.push(...(await Promise.all(part.map(filesOf))).flat());
-  }
-}
-
-function upload(files) {
+function take(files) {
   const seen = files.filter((file) => !file.name.startsWith("."));
-  if (!seen.length) return;
-  // The order is that of the names; the names themselves stay here, since they may be a patient's.
-  seen.sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
-  const sizes = seen.map((file) => file.size).join(",");
-  receive(() => post("exam", { headers: { "X-Sizes": sizes }, body: new Blob(seen) }));
-}
-
-const address = (path) => new URL(path, document.baseURI);
-
-async function post(path, options = {}) {
-  const answer = await fetch(address(path), { method: "POST", ...options });
-  const text = await answer.text();
-  let value = {};
-  try { value = JSON.parse(text); } catch { value = { message: text }; }
-  if (!answer.ok) throw new Error(value.message || `服务出错 (${answer.status})。 The server failed.`);
-  return value;
+  if (seen.length) receive(() => upload(seen));
 }
 
 let receiving = 0;
@@ -124,8 +83,6 @@ async function receive(ask) {
     if (mine === receiving) say(error instanceof TypeError ? "连不上服务器，请重试。 The server cannot be reached." : error.message, "error");
   }
 }
-
-const forget = (key) => key && fetch(address(`exam/drop/${key}`), { method: "POST", keepalive: true });
 
 function replaceExam(exam) {
   forget(state.key);

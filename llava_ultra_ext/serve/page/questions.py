@@ -21,6 +21,11 @@ def _read() -> Mapping[str, list[str]]:
     return read
 
 
+def listed() -> list[dict[str, object]]:
+    """Name and questions of no site in particular, then of each, as the page's script takes them."""
+    return [{"name": name, "questions": questions(key)} for name, key in (("部位：不限", ANY_SITE), *sites())]
+
+
 def sites() -> list[tuple[str, str]]:
     """Name and key of every site that has questions of its own, in the order of ``sites.yaml``."""
     known = load_sites()

@@ -22,6 +22,7 @@ from llava_ultra_ext.serve.errors import ServeError
 from llava_ultra_ext.serve.exam_pictures import OpenedExam, encoded, open_exam
 from llava_ultra_ext.serve.limits import Limits
 from llava_ultra_ext.serve.page.examples import Example
+from llava_ultra_ext.serve.page.questions import listed
 from llava_ultra_ext.serve.page.store import ExamStore
 
 SIZES = "x-sizes"
@@ -34,7 +35,7 @@ READ_SECONDS = 300.0
 _SHOWN_SIDE = 1024  # pixels; what is sent to the model stays whole
 _MOST_FILES = 2000
 _HERE = Path(__file__).parent
-_STATIC = {"page.js": "text/javascript"}
+_SCRIPTS = ("page.js", "files.js", "questions.js")
 
 
 class ExamRoutes:
@@ -98,10 +99,12 @@ class ExamRoutes:
         return Response(status_code=204)
 
     async def static(self, name: str) -> Response:
-        """The page's own script."""
-        if name not in _STATIC:
+        """The page's own scripts, and its template questions."""
+        if name == "questions.json":
+            return JSONResponse(listed())
+        if name not in _SCRIPTS:
             return Response(status_code=404)
-        return Response((_HERE / name).read_bytes(), media_type=_STATIC[name])
+        return Response((_HERE / name).read_bytes(), media_type="text/javascript")
 
     async def _files(self, request: Request) -> list[bytes]:
         sizes = _sizes(request.headers.get(SIZES, ""), self._limits)
