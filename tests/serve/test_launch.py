@@ -1,4 +1,4 @@
-"""`llava-ultra serve`: what it refuses before anything starts, what answers once it is ready, and that it ends whole."""
+"""`llava-ultra serve`: what it refuses before anything starts, what answers once it is ready, that it ends whole."""
 
 from __future__ import annotations
 
