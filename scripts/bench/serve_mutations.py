@@ -64,9 +64,9 @@ def chat(target: Target, urls: list[str] | None = None, **changes: Any) -> Sent:
     return Sent(json.dumps({**asked, "temperature": 0, "max_tokens": 4, **changes}).encode())
 
 
-def stream(target: Target, images: list[Any] | None = None, **changes: Any) -> Sent:
+def stream(target: Target, pictures: list[str] | None = None, **changes: Any) -> Sent:
     """A request to a worker; good without changes."""
-    given = [base64.b64encode(target.picture).decode()] * 2 if images is None else images
+    given = [base64.b64encode(target.picture).decode()] * 2 if pictures is None else pictures
     asked = {"model": target.model, "prompt": write_prompt("ultra_v1_zh", [(TEXT, None)], len(given)), "images": given}
     return Sent(json.dumps({**asked, "temperature": 0, "max_new_tokens": 4, "stop": "</s>", **changes}).encode())
 
