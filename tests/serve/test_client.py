@@ -97,6 +97,30 @@ def test_a_worker_that_nobody_listens_for_is_replaced(controller: str, model: st
     assert gone.asked == []
 
 
+def test_the_controller_forgets_a_worker_that_is_gone(controller: str, model: str) -> None:
+    """Nobody waits for that, and the next request finds the right one at once."""
+
+    def listed() -> set[str]:
+        return {llava_servers.post(f"{controller}/get_worker_address", {"model": model})["address"] for _ in range(8)}
+
+    async def story() -> None:
+        async with ControllerClient(controller) as client:
+            assert listed() == {gone.address}
+            async for _ in client.ask(Question(model, (), TURNS)):
+                pass
+            deadline = time.monotonic() + 10
+            while listed() != {other.address}:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+
+    with FakeWorker(controller, model, ours("没有")) as gone, FakeWorker(controller, model, ours("另一台")) as other:
+        gone.die()
+        # The controller sends a request to the worker with the shorter queue.
+        other.status["queue_length"] = 99
+        llava_servers.post(f"{controller}/receive_heart_beat", {"worker_name": other.address, "queue_length": 99})
+        asyncio.run(story())
+
+
 def test_a_death_in_the_middle_of_an_answer_is_told_at_once(controller: str, model: str) -> None:
     half = steps(prompt_only, lambda params: said(params, "胆囊"), 0.1, DIE)
     with FakeWorker(controller, model, half), FakeWorker(controller, model, ours("另一台")) as other:

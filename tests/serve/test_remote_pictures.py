@@ -32,6 +32,7 @@ from llava_ultra_ext.serve.remote_pictures import AllowedAddresses
         ("data:image/png;base64,QU JD", "bad_picture"),
         ("data:image/png;base64,QUJD", "bad_picture"),
         ("data:image/png;base64,", "bad_picture"),
+        (data_url(png()).replace("Q", "Q\n", 1), "bad_picture"),
         (data_url(png(64)[:-20]), "bad_picture"),
         (data_url(b"\0" * 128 + b"DICM" + b"\0" * 64), "bad_picture"),
     ],
@@ -116,7 +117,9 @@ def pictures() -> Iterator[tuple[str, list[str]]]:
             self.send_response(200 if self.path.endswith(".png") else 404)
             self.end_headers()
             with contextlib.suppress(OSError):
-                self.wfile.write(b"x" * 2**20 if "large" in self.path else png())
+                self.wfile.write(png())
+                while "endless" in self.path:
+                    self.wfile.write(b"x" * 2**10)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -151,7 +154,7 @@ def test_remote_pictures_come_from_allowed_addresses_only(
         assert [base64.b64decode(image) for image in worker.asked[0]["images"]] == [png()] * 2
         assert code_of(running.post(chat_request(model, f"{address}/exams/moved"))) == "bad_picture"
         assert code_of(running.post(chat_request(model, f"{address}/exams/none"))) == "bad_picture"
-        assert code_of(running.post(chat_request(model, f"{address}/exams/large.png"))) == "request_too_large"
+        assert code_of(running.post(chat_request(model, f"{address}/exams/endless.png"))) == "request_too_large"
         assert all(path.startswith("/exams/") for path in seen)
         assert len(worker.asked) == 1
 
