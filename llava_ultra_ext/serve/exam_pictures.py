@@ -135,7 +135,7 @@ def open_exam(
             except ServeError as error:
                 skipped.append(_of_file(entry.number, len(files), str(error)))
     if not pictures:
-        raise ServeError("bad_picture", " ".join(skipped[:3]))
+        raise ServeError("bad_picture", "\n".join(skipped[:3]))
     return OpenedExam(tuple(pictures), tuple(skipped))
 
 

@@ -90,12 +90,17 @@ class Reader:
         browser: in which.
         served: the page.
         width, height: of the window, pixels.
+        password: that the browser gives.
     """
 
-    def __init__(self, browser: Browser, served: Served, width: int = 1280, height: int = 900) -> None:
+    def __init__(
+        self, browser: Browser, served: Served, width: int = 1280, height: int = 900, password: str | None = None
+    ) -> None:
         self.hosts: set[str] = set()
         self.errors: list[str] = []
-        self.page: Page = browser.new_page(viewport={"width": width, "height": height})
+        credentials = None if password is None else {"username": "ultra", "password": password}
+        window = {"width": width, "height": height}
+        self.page: Page = browser.new_page(viewport=window, http_credentials=credentials)  # type: ignore[arg-type]
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.on("request", lambda request: self.hosts.add(_host(request.url)))
         self.page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack}"))

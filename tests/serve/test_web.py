@@ -29,6 +29,7 @@ class House:
     """Everything behind the browser: `real` serves a small model, the others are `FakeWorker`."""
 
     page: Served
+    controller: str
     real: str
     evil: FakeWorker
     slow: FakeWorker
@@ -58,7 +59,7 @@ def house(served: llava_servers.Served, tmp_path_factory: pytest.TempPathFactory
         registration = {"worker_name": served.worker, "check_heart_beat": False, "worker_status": status}
         llava_servers.post(f"{controller}/register_worker", registration)
         with exam_page(controller, folder) as page:
-            yield House(page, served.model, evil, slow)
+            yield House(page, controller, served.model, evil, slow)
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +148,11 @@ def test_a_second_question_keeps_the_first_and_a_new_exam_forgets_both(exam: Rea
 
 def test_an_answer_streams_and_stop_hangs_up_at_the_worker(exam: Reader, house: House) -> None:
     exam.picks("a", "slow")
-    for stop in (lambda: exam.page.click("#stop"), lambda: exam.page.keyboard.press("Escape")):
+    ways = (lambda: exam.page.click("#stop"), lambda: exam.page.keyboard.press("Escape"))
+    for number, stop in enumerate(ways, start=1):
         house.slow.hung_up.clear()
         exam.asks("请描述。")
+        expect(exam.page.locator(".turn")).to_have_count(number)
         answer = exam.page.locator(".turn .answer").last
         expect(answer).to_contain_text("结节。", timeout=PATIENCE_MS)
         short = len(answer.text_content() or "")
@@ -252,6 +255,27 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Browser, house: House) -> 
     assert phone.page.evaluate(wide) == 0
     assert phone.hosts <= {"127.0.0.1", ""} and not phone.errors
     phone.page.close()
+
+
+def test_markup_that_got_into_the_page_would_not_run(reader: Reader) -> None:
+    """The last line of defence: the page's own rules, whatever a component lets through."""
+    reader.page.evaluate("text => document.querySelector('.notes').innerHTML = text", SCRIPT)
+    reader.page.wait_for_timeout(500)
+    assert reader.page.evaluate("globalThis.hacked") is None
+
+
+def test_everything_works_behind_a_password(browser: Browser, house: House, tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("密 word:1\n", encoding="utf-8")
+    with exam_page(house.controller, tmp_path / "locked", "--password-file", str(secret)) as locked:
+        stranger = browser.new_page()
+        assert stranger.request.get(locked.address).status == 401
+        stranger.close()
+        owner = Reader(browser, locked, password="密 word:1")
+        owner.picks("a", "evil")
+        owner.gives(CINE)
+        assert owner.asks_and_waits("请描述。")["answer"] == EVIL_ANSWER
+        owner.page.close()
 
 
 def test_the_note_is_on_the_page(reader: Reader) -> None:

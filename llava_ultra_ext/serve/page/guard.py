@@ -68,7 +68,8 @@ class Guard:
         page = scope["path"] == "/" and scope["method"] == "GET"
         if page:  # an uncompressed answer can be given its nonce
             kept = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
-            scope = {**scope, "headers": kept}
+            # Gradio would load a stored state that the address names.
+            scope = {**scope, "headers": kept, "query_string": b""}
         await self._app(scope, receive, _Sender(send, nonce, page).send)
 
     async def _refused(self, headers: Headers, path: str) -> Response | None:

@@ -145,7 +145,7 @@ function drawLane(element, number, turns) {
     set(item.querySelector(".error"), turn.error && `⚠ ${turn.error}`);
     set(item.querySelector(".status"), turn.status);
     item.dataset.state = turn.state;
-    item.querySelector(".look").hidden = !turn.scores.length || turns.length < 2;
+    item.querySelector(".look").hidden = !turn.scores.length || (turns.length < 2 && !several());
     item.querySelector(".look").setAttribute("aria-pressed", shown);
     item.querySelector(".copy").hidden = !turn.answer;
   });
@@ -161,9 +161,9 @@ function set(element, text) {
 function newTurn(lane, index) {
   const item = textElement("article", "", "turn");
   const foot = textElement("footer", "");
-  const look = textElement("button", "看得分", "look");
+  const look = textElement("button", "看选中帧", "look");
   const copy = textElement("button", "复制", "copy");
-  Object.assign(look, { type: "button", title: "在左侧显示这次回答的得分 Show its scores" });
+  Object.assign(look, { type: "button", title: "显示这次回答的得分和选中的帧 Show its scores and frame" });
   Object.assign(copy, { type: "button", title: "复制回答 Copy the answer" });
   look.addEventListener("click", () => lookAt(lane, index));
   copy.addEventListener("click", () => copyText(copy, state.lanes[lane]?.turns[index]?.answer ?? ""));
