@@ -125,11 +125,13 @@ def test_a_folder_needs_a_base_only_without_weights_of_its_own(model: Path, tmp_
     assert named.base == str(model)
 
 
-def serve(*arguments: object) -> subprocess.Popen[str]:
+def serve(temporary: Path, *arguments: object) -> subprocess.Popen[str]:
+    """The command, on free ports; its logs are in `temporary`, where one that is killed leaves them."""
     command = [sys.executable, "-m", "llava_ultra_ext.cli", "serve", *map(str, arguments), "--device", "cpu"]
     command += ["--port", "0", "--page-port", "0"]
     files = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment(), preexec_fn=hear_ctrl_c, **files)  # type: ignore[call-overload]
+    env = environment(TMPDIR=str(temporary))
+    return subprocess.Popen(command, env=env, preexec_fn=hear_ctrl_c, **files)  # type: ignore[call-overload]
 
 
 def programs(launcher: subprocess.Popen[str]) -> dict[str, psutil.Process]:
@@ -150,10 +152,12 @@ def until(done: Callable[[], bool], seconds: float = 60) -> bool:
     return False
 
 
-def test_one_command_serves_starts_a_dead_worker_again_and_ends_on_ctrl_c(trained_lora: Trained) -> None:
+def test_one_command_serves_starts_a_dead_worker_again_and_ends_on_ctrl_c(
+    trained_lora: Trained, tmp_path: Path
+) -> None:
     pytest.importorskip("gradio", reason="llava_ultra_ext[serve] is not installed")
     name, client = trained_lora.lora.name, httpx.Client(trust_env=False, timeout=20)
-    with serve(trained_lora.lora, "--model-base", trained_lora.base) as launcher:
+    with serve(tmp_path, trained_lora.lora, "--model-base", trained_lora.base) as launcher:
         assert launcher.stdout is not None and launcher.stderr is not None
         told = [launcher.stdout.readline().split() for _ in range(5)]
         assert told[0][:2] == ["ready:", "1"], launcher.stderr.read()
@@ -177,16 +181,15 @@ def test_one_command_serves_starts_a_dead_worker_again_and_ends_on_ctrl_c(traine
         assert after.pop("llava.serve.model_worker") != before.pop("llava.serve.model_worker") and after == before
 
         started = list(programs(launcher).values())
-        folder = Path(next(word for word in started[0].cmdline() if "llava-ultra-serve-" in word))
-        assert folder.is_dir()
+        [logs] = tmp_path.glob("llava-ultra-serve-*")
         launcher.send_signal(signal.SIGINT)
         assert launcher.wait(30) == 0
-        assert not any(one.is_running() for one in started) and not folder.exists()
+        assert not any(one.is_running() for one in started) and not logs.exists()
         assert re.search(r"worker-\S+-1 was ended by SIGKILL; it starts again in 1 s", launcher.stderr.read())
 
 
-def test_a_launcher_that_is_killed_leaves_nothing(model: Path) -> None:
-    with serve(model) as launcher:
+def test_a_launcher_that_is_killed_leaves_no_process(model: Path, tmp_path: Path) -> None:
+    with serve(tmp_path, model) as launcher:
         assert until(lambda: len(programs(launcher)) > 0)
         started = list(programs(launcher).values())
         launcher.kill()
@@ -194,8 +197,8 @@ def test_a_launcher_that_is_killed_leaves_nothing(model: Path) -> None:
     assert gone and not alive
 
 
-def test_a_worker_that_cannot_start_is_named_and_nothing_stays(model: Path) -> None:
-    with serve(model) as launcher:
+def test_a_worker_that_cannot_start_is_named_with_its_error(model: Path, tmp_path: Path) -> None:
+    with serve(tmp_path, model) as launcher:
         said, errors = launcher.communicate(timeout=240)
     assert launcher.returncode == 1 and said == ""
     assert re.search(r"^llava-ultra serve: worker-llava-ultra-whole-1 ended with exit status 1: \w+: ", errors, re.M)
