@@ -88,9 +88,9 @@ def test_a_page_that_goes_away_stops_the_answers() -> None:
             if all(lane.turns[-1].answer == "结节。" for lane in lanes):
                 break
         await updates.aclose()
+        assert client.closed == ["slow", "slow"]
 
     asyncio.run(asyncio.wait_for(run(), 20))
-    assert client.closed == ["slow", "slow"]
 
 
 def test_dropping_an_exam_stops_its_answers() -> None:
