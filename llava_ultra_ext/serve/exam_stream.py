@@ -60,6 +60,8 @@ class Progress:
             and ``total``, from the start of the request.
         choices: one for each exam of the prompt.
         alpha: weight of the first encoder (eq. 2), the mean where it is a vector; None where nothing is weighed.
+        tokens: that entered the LLM as the ``prompt``, of each exam the frames that are kept, and of the ``answer``.
+        finish: once the answer has ended ``stop``, or ``length`` where all tokens that it may have were used up.
     """
 
     text: str
@@ -67,6 +69,8 @@ class Progress:
     times: dict[str, float] = field(default_factory=dict)
     choices: list[FrameChoice] = field(default_factory=list)
     alpha: float | None = None
+    tokens: dict[str, int] = field(default_factory=dict)
+    finish: str = ""
     started: float = field(default_factory=time.monotonic)
 
     def took(self, name: str, since: float | None = None) -> None:
@@ -76,6 +80,8 @@ class Progress:
     def message(self, **more: Any) -> bytes:
         """One message of LLaVA's stream: JSON and a zero byte."""
         values: dict[str, Any] = {"text": self.text, "error_code": 0, "times": dict(self.times), **more}
+        if self.finish:
+            values.update(finish_reason=self.finish, tokens=self.tokens)
         if self.choices:
             values["chosen_frames"] = [choice.frames for choice in self.choices]
             values["frame_scores"] = [[round(score, 6) for score in choice.scores] for choice in self.choices]
@@ -106,7 +112,7 @@ class ExamStreamer(TextIteratorStreamer):
         """Called by ``generate`` with the prompt, then with each token."""
         self._answer.check()
         if not self.next_tokens_are_prompt:
-            self._answer.on_token()
+            self._answer.on_token(int(value.flatten()[-1]))
         super().put(value)
 
     def fail(self, error: BaseException) -> None:
@@ -144,6 +150,8 @@ class ExamAnswer:
         self.heat = bool(params.get("heat"))
         self._worker, self._params, self._pictures = worker, params, pictures
         self._progress, self._left = progress, ended
+        self._view = ExamWorker(worker, params["prompt"])
+        self._most, self._last_token = 0, -1
         self._began = time.monotonic()
         self._streamer: ExamStreamer | None = None
         self._generation: threading.Thread | None = None
@@ -189,6 +197,8 @@ class ExamAnswer:
 
     def make_thread(self, target: Callable[..., Any], kwargs: dict[str, Any]) -> threading.Thread:
         """Stands for ``Thread``: it tells the reader of an error, and is waited for."""
+        self._progress.tokens.update(prompt=kwargs["inputs"].shape[-1] + self._view.model.entering, answer=0)
+        self._most = kwargs["max_new_tokens"]
         self._generation = threading.Thread(target=self._generate, args=(target, kwargs), daemon=True, name="generate")
         return self._generation
 
@@ -210,8 +220,10 @@ class ExamAnswer:
         self._progress.choices = choices
         self._news.set()
 
-    def on_token(self) -> None:
+    def on_token(self, token: int) -> None:
         """At every token."""
+        self._progress.tokens["answer"] += 1
+        self._last_token = token
         if "first_token" not in self._progress.times:
             self._progress.took("first_token")
 
@@ -237,14 +249,15 @@ class ExamAnswer:
         for place, picture in enumerate(self._pictures, start=1):
             self.check()
             decode(picture, f"Picture {place}")
-        prompt = self._params["prompt"]
-        view = ExamWorker(self._worker, prompt)
-        for chunk in type(self._worker).generate_stream(view, {**self._params, "images": self._pictures}):
+        request = {**self._params, "images": self._pictures}
+        for chunk in type(self._worker).generate_stream(self._view, request):
             if self._generation is None:  # The one text that LLaVA sends without asking the model.
-                raise view.too_long(prompt)
+                raise self._view.too_long(self._params["prompt"])
             self.check()
             self._progress.text = json.loads(chunk[:-1])["text"]
             self._news.set()
+        ended = self._progress.tokens["answer"] < self._most or self._last_token == self._worker.tokenizer.eos_token_id
+        self._progress.finish = "stop" if ended else "length"
 
     def _end_generation(self) -> None:
         """Until nothing is computed; LLaVA's git head leaves the model running behind the stop word."""

@@ -48,6 +48,7 @@ class _ExamModel:
     """The model, with ``num_patches`` such that LLaVA's ``tokens + count * num_patches`` is what enters the LLM.
 
     LLaVA's tokens hold every ``<image>`` and what separates them, most of which leave the prompt with their frames.
+    `entering` is how many more tokens enter the LLM than LLaVA's own count of the prompt, images as one token each.
     """
 
     def __init__(self, model: Any, tokenizer: Any, prompt: str) -> None:
@@ -61,6 +62,7 @@ class _ExamModel:
             separators = run.split(IMAGE_TOKEN)[kept:-1]
             entering += kept * (settings.tokens - 1) - (frames - kept)
             entering -= sum(len(tokenizer(between, add_special_tokens=False).input_ids) for between in separators)
+        self.entering = entering
         self._tower = SimpleNamespace(num_patches=-(-entering // max(1, prompt.count(IMAGE_TOKEN))))
         self.config = copy.copy(model.config)
         # LLaVA's own padding takes no greyscale picture; our image processor pads whatever the config says.

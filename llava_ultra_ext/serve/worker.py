@@ -3,7 +3,8 @@
 An exam in a request: k images and k adjacent ``<image>`` in the prompt. Every message of the answer holds ``times``.
 Once the frames are chosen it also holds ``chosen_frames`` and ``frame_scores``, one list for each exam of the prompt,
 ``alpha``, and for a request with ``"heat": true`` what each token of a chosen frame adds to its score. While others are
-ahead, a message holds ``waiting``, their number. An error has a ``code`` of `errors.CODES`; LLaVA's is always the same.
+ahead, a message holds ``waiting``, their number. The last one holds ``finish_reason`` and ``tokens``. An error has a
+``code`` of `errors.CODES`; LLaVA's is always the same.
 """
 
 from __future__ import annotations

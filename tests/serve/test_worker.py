@@ -61,6 +61,22 @@ def test_the_stream_says_what_is_known_of_the_exam(
     assert with_text and all("chosen_frames" in message for message in with_text)
 
 
+def test_the_end_says_why_and_how_many_tokens_there_were(served: Served, frames: list[bytes]) -> None:
+    from llava.mm_utils import tokenizer_image_token
+    from transformers import AutoTokenizer
+
+    one, four, long = (
+        ask(served, exam, max_new_tokens=most, heat=True)[-1]
+        for exam, most in ((frames[:1], 2), (frames, 2), (frames, 200))
+    )
+    tokenizer = AutoTokenizer.from_pretrained(served.trained.base, use_fast=False)
+    rows, columns = one["heat"][0]["grid"]
+    text = len(tokenizer_image_token(PROMPT.format("<image>\n"), tokenizer)) - 1
+    assert one["tokens"] == four["tokens"] == {"prompt": text + rows * columns, "answer": 2}
+    assert one["finish_reason"] == four["finish_reason"] == "length"
+    assert long["finish_reason"] == "stop" and 2 < long["tokens"]["answer"] < 200
+
+
 def test_several_exams_in_a_prompt_have_a_choice_each(served: Served, frames: list[bytes]) -> None:
     prompt = "用户: <image>\n<image>\n左侧。<image>\n<image>\n<image>\n右侧，请比较。 助手:"
     last = ask(served, [*frames, frames[0]], prompt=prompt, heat=True)[-1]
