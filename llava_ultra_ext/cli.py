@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "secret": ("llava_ultra_ext.data.deidentify.keys:main", "make the secret that de-identification needs"),
     "phantom": ("llava_ultra_ext.data.sources.phantom.generate:main", "synthetic ultrasound exams with known truth"),
     "answer": ("llava_ultra_ext.eval.generate:main", "answer a question file, exams included"),
+    "serve": ("llava_ultra_ext.serve.launch:main", "controller, workers, API and page, started and stopped as one"),
     "score": ("llava_ultra_ext.eval.score:main", "score answers files against a gold file; loads no model"),
     "report": ("llava_ultra_ext.eval.report:main", "tables, a chart and a page of examples from scores"),
 }

@@ -11,6 +11,7 @@ With any vision tower that is not ours, every replacement hands over to LLaVA's 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,16 +108,13 @@ def _conv_templates(original: dict[str, Any], host: ModuleType) -> dict[str, Any
     return {**original, **templates(host.Conversation, host.SeparatorStyle)}
 
 
-def _model_worker(original: Any, host: ModuleType) -> Any:
-    from llava_ultra_ext.serve.worker import exam_stream_gate
+def _serving(module: str, name: str) -> Replacement:
+    """A replacement of a module in serve/, imported when it is bound: it loads torch."""
 
-    return exam_stream_gate(original, host)
+    def replace(original: Any, host: ModuleType) -> Any:
+        return getattr(importlib.import_module(f"llava_ultra_ext.serve.{module}"), name)(original, host)
 
-
-def _streamer(original: Any, host: ModuleType) -> Any:
-    from llava_ultra_ext.serve.worker import exam_streamer
-
-    return exam_streamer(original, host)
+    return replace
 
 
 _TRAINING = "bound by train/program.py for a run of ours: "
@@ -241,16 +239,64 @@ SEAMS: tuple[Seam, ...] = (
         "ModelWorker.generate_stream",
         ("self", "params"),
         None,
-        "called by serve/worker.py with a token budget that counts the frames that are kept",
+        "called by serve/exam_stream.py with a token budget that counts the frames that are kept",
     ),
     Seam(
         "llava.serve.model_worker",
         "ModelWorker.generate_stream_gate",
         ("self", "params"),
-        _model_worker,
+        _serving("worker", "exam_stream_gate"),
         "the worker hides every error, and cannot say which frame was chosen",
     ),
-    Seam("llava.serve.model_worker", "TextIteratorStreamer", None, _streamer, "gives up after 15 s without a token"),
+    Seam(
+        "llava.serve.model_worker",
+        "ModelWorker.get_queue_length",
+        ("self",),
+        _serving("worker", "exam_queue_length"),
+        "the controller's choice must count our queue, not LLaVA's semaphore",
+    ),
+    Seam(
+        "llava.serve.model_worker",
+        "ModelWorker.send_heart_beat",
+        ("self",),
+        _serving("worker", "exam_heart_beat"),
+        "sent in the event loop, it holds up every answer while the controller is slow or gone",
+    ),
+    Seam(
+        "llava.serve.model_worker",
+        "model_semaphore",
+        None,
+        None,
+        "opened by serve/service.py for a model of ours: requests wait before it without a bound and without a word",
+    ),
+    Seam(
+        "llava.serve.model_worker",
+        "app",
+        None,
+        _serving("exam_app", "ExamApp"),
+        "reads a request of any length, and lets nobody know that a client has gone",
+    ),
+    Seam(
+        "llava.serve.model_worker",
+        "load_image_from_base64",
+        ("image",),
+        _serving("worker", "checked_picture"),
+        "would decode pictures that were decoded for their check",
+    ),
+    Seam(
+        "llava.serve.model_worker",
+        "TextIteratorStreamer",
+        None,
+        _serving("worker", "exam_streamer"),
+        "gives up after 15 s without a token",
+    ),
+    Seam(
+        "llava.serve.model_worker",
+        "Thread",
+        None,
+        _serving("worker", "exam_thread"),
+        "the error of a generate that fails is lost with its thread, and nobody knows when it has ended",
+    ),
 )
 
 KNOWN_STATES: dict[str, str] = {

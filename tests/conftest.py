@@ -14,7 +14,7 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 PLAYGROUND = Path(__file__).resolve().parents[1] / "playground"
-FOLDERS = ("", "quickstart", "models", "ablation", "rehearsal", "hospital")
+FOLDERS = ("", "quickstart", "models", "ablation", "rehearsal", "hospital", "serving")
 sys.path[:0] = [str(PLAYGROUND / name) for name in FOLDERS]
 
 import pytest  # noqa: E402

@@ -19,11 +19,14 @@ class FrameChoice:
         row: row of the batch.
         frames: indices within the group, in order.
         scores: s_fea of every frame of the group (eq. 3).
+        heat: for each chosen frame what its T tokens add to its score, less the mean over the group's frames, which
+            decides nothing; their sum is the score less the mean score. Empty unless `ExamInputs.explain` asked for it.
     """
 
     row: int
     frames: list[int]
     scores: list[float]
+    heat: list[list[float]] = field(default_factory=list)
 
 
 @dataclass
@@ -35,6 +38,7 @@ class ExamInputs:
         findings_mask: (E, F) bool.
         frame_scores: (N,) teacher scores from a file, NaN where unknown.
         valid_frames: (N,) bool, for the ``oracle`` baseline.
+        explain: whether the choices shall say where in the frames their scores come from.
         rows: the batch's token ids without padding, and in training their labels; set by the model.
     """
 
@@ -42,6 +46,7 @@ class ExamInputs:
     findings_mask: torch.Tensor | None = None
     frame_scores: torch.Tensor | None = None
     valid_frames: torch.Tensor | None = None
+    explain: bool = False
     rows: Sequence[torch.Tensor] = ()
     labels: Sequence[torch.Tensor] | None = None
     adr_loss: torch.Tensor | None = None
@@ -49,6 +54,7 @@ class ExamInputs:
     groups: list[Group] = field(default_factory=list)
     selection: Selection | None = None
     scores: torch.Tensor | None = None
+    contributions: torch.Tensor | None = None
     on_choice: Callable[[list[FrameChoice]], None] | None = None
 
     def choices(self) -> list[FrameChoice]:
@@ -59,7 +65,15 @@ class ExamInputs:
         found, start, first = [], 0, 0
         for group, kept in zip(self.groups, self.selection.kept, strict=True):
             if group.positions:
+                own = slice(start, start + group.frames)
                 frames = [i - start for i in index[first : first + kept]]
-                found.append(FrameChoice(group.row, frames, scores[start : start + group.frames]))
+                found.append(FrameChoice(group.row, frames, scores[own], self._heat(own, frames)))
             start, first = start + group.frames, first + kept
         return found
+
+    def _heat(self, group: slice, frames: list[int]) -> list[list[float]]:
+        if self.contributions is None:
+            return []
+        parts = self.contributions[group].float()  # (k, T)
+        heat: list[list[float]] = (parts - parts.mean(0))[frames].tolist()
+        return heat

@@ -90,20 +90,16 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
 
         Args:
             valid_frames: (N,) bool, for the ``oracle`` baseline.
-            streamer: told of the choice (``on_choice``) and of an error (``on_error``) where it has these methods.
+            streamer: told of the choice where it has a method ``on_choice``, with its heat where ``explain`` is True.
         """
         streamer = kwargs.get("streamer")
         current = ExamInputs(
-            valid_frames=kwargs.pop("valid_frames", None), on_choice=getattr(streamer, "on_choice", None)
+            valid_frames=kwargs.pop("valid_frames", None),
+            explain=getattr(streamer, "explain", False),
+            on_choice=getattr(streamer, "on_choice", None),
         )
         with self.exam_inputs(current):
-            try:
-                output = super().generate(inputs, images=images, **kwargs)
-            except BaseException as error:
-                on_error = getattr(streamer, "on_error", None)
-                if on_error is not None:
-                    on_error(error)
-                raise
+            output = super().generate(inputs, images=images, **kwargs)
         self.last_choices = current.choices()
         return output
 
@@ -164,6 +160,8 @@ class UltraMetaForCausalLM(LlavaMetaForCausalLM):
         scored = h.detach() if settings.adr_strategy in TAUGHT else h
         scorer, questions = self.get_model().mm_projector.sampler, self._questions(inputs, groups)
         inputs.scores = scores = scorer(scored, questions)
+        if inputs.explain:
+            inputs.contributions = scorer.contributions(scored, questions)
         teacher = self._teacher_scores(h, groups, inputs, settings) if self.training else None
         taught = teacher if teacher is not None else torch.full_like(scores, math.nan)
         inputs.selection = selection = select_frames(

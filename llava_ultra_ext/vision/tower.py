@@ -220,6 +220,11 @@ class FusedVisionTower:
         """Zeros (1, hidden_size)."""
         return torch.zeros(1, self.hidden_size, device=self.device, dtype=self.dtype)
 
+    @property
+    def encoders(self) -> list[nn.Module]:
+        """The encoders, once their weights are in memory."""
+        return list(self._encoders.values())
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every parameter of every encoder; all frozen."""
         for encoder in self._encoders.values():

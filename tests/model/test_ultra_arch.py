@@ -261,9 +261,6 @@ class TestStreamer:
         def on_choice(self, choices: list[Any]) -> None:
             self.told.append(choices)
 
-        def on_error(self, error: BaseException) -> None:
-            self.told.append(error)
-
     def test_it_hears_of_the_choice_before_the_first_token(self, feature: Any) -> None:
         listener = self.Listener()
         ids = prompt_ids(feature.tokenizer, "<image>\n" * 4 + QUESTION)[None]
@@ -271,12 +268,26 @@ class TestStreamer:
         assert listener.told[0] == list(feature.model.last_choices)
         assert listener.told[-1] == "end" and "token" in listener.told
 
-    def test_it_hears_of_an_error_which_is_raised_all_the_same(self, feature: Any) -> None:
+    def test_it_may_ask_where_the_scores_come_from(self, feature: Any) -> None:
         listener = self.Listener()
-        ids = prompt_ids(feature.tokenizer, "<image>\n" * 2 + QUESTION)[None]
-        with pytest.raises(ValueError, match="Row 0 has 3 images"):
-            feature.model.generate(ids, images=pictures(3), streamer=listener)
-        assert [type(item) for item in listener.told] == [ValueError]
+        listener.explain = True
+        ids = prompt_ids(feature.tokenizer, "<image>\n" * 4 + QUESTION)[None]
+        images = pictures(4)
+        feature.model.generate(ids, images=images, do_sample=False, max_new_tokens=1, streamer=listener)
+        [choice] = listener.told[0]
+        [chosen] = choice.frames
+        with torch.no_grad():
+            parts = feature.model.get_model().mm_projector.sampler.contributions(feature.model.encode_images(images))
+        [heat] = choice.heat
+        assert len(heat) == T
+        torch.testing.assert_close(torch.tensor(heat), parts[chosen] - parts.mean(0))
+        assert sum(heat) == pytest.approx(choice.scores[chosen] - sum(choice.scores) / 4, abs=1e-5)
+
+    def test_nobody_computes_what_was_not_asked_for(self, feature: Any) -> None:
+        listener = self.Listener()
+        ids = prompt_ids(feature.tokenizer, "<image>\n" * 4 + QUESTION)[None]
+        feature.model.generate(ids, images=pictures(4), do_sample=False, max_new_tokens=1, streamer=listener)
+        assert listener.told[0][0].heat == []
 
     def test_a_text_question_leaves_no_choice_behind(self, feature: Any) -> None:
         ids = prompt_ids(feature.tokenizer, "<image>\n" * 2 + QUESTION)[None]

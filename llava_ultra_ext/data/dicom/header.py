@@ -77,7 +77,7 @@ class Header:
         return get_decoder(UID(self.transfer_syntax))
 
 
-def read_header(file: Path, modalities: Collection[str], limits: Limits) -> Header:
+def read_header(file: Path | bytes, modalities: Collection[str], limits: Limits) -> Header:
     """Read and check.
 
     Raises:
@@ -102,12 +102,14 @@ def read_header(file: Path, modalities: Collection[str], limits: Limits) -> Head
         return Header(dataset, syntax, options, pixels)
 
 
-def opened(file: Path) -> BinaryIO:
-    """The file, opened.
+def opened(file: Path | bytes) -> BinaryIO:
+    """The file, opened; its bytes are a file in memory.
 
     Raises:
         Refused: `unreadable_file`.
     """
+    if isinstance(file, bytes):
+        return io.BytesIO(file)
     try:
         return file.open("rb")
     except OSError as error:

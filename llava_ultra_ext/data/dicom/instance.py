@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,11 +27,11 @@ class Instance:
     """An image that passed the checks of its header.
 
     Args:
-        file: where it lies.
+        file: where it lies, or its bytes.
         header: what was read of it.
     """
 
-    file: Path
+    file: Path | bytes = field(repr=False)
     header: Header
 
     @property
@@ -83,19 +83,20 @@ class Instance:
 
 
 def open_instance(
-    file: str | Path, modalities: Collection[str] = ULTRASOUND, limits: Limits = _DEFAULT_LIMITS
+    file: str | Path | bytes, modalities: Collection[str] = ULTRASOUND, limits: Limits = _DEFAULT_LIMITS
 ) -> Instance:
     """Read a header and check it; no pixel is decoded and the file is closed again.
 
     Args:
-        file: the file.
+        file: the file, or its bytes where none may be written.
         modalities: of Modality (0008,0060); empty: any. A file without one counts as ultrasound by its storage class.
         limits: what it may claim.
 
     Raises:
         Refused: it gives no frames; its `reason` is a key of `refusal.REASONS`.
     """
-    return Instance(Path(file), read_header(Path(file), modalities, limits))
+    place = file if isinstance(file, bytes) else Path(file)
+    return Instance(place, read_header(place, modalities, limits))
 
 
 def _native(header: Header, stream: BinaryIO, wanted: list[int]) -> Iterator[Any]:

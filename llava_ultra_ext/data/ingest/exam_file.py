@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llava_ultra_ext.data.deidentify.headers import known_names
+from llava_ultra_ext.data.dicom.header import ULTRASOUND, Limits
 from llava_ultra_ext.data.dicom.instance import Instance, open_instance
 from llava_ultra_ext.data.dicom.refusal import Refused, refusing
+
+_DEFAULT_LIMITS = Limits()
 
 OWN_NUMBERS = ("PatientID", "AccessionNumber", "OtherPatientIDs", "AdmissionID", "StudyID")
 """Of a header: numbers that a report may name without saying that it does."""
@@ -37,20 +40,24 @@ class ExamFile(NamedTuple):
     day: datetime.date | None
 
 
-def open_exam_file(file: Path) -> ExamFile:
+def open_exam_file(file: Path | bytes, limits: Limits = _DEFAULT_LIMITS) -> ExamFile:
     """Every value is read here: pydicom converts late, and a broken one may raise anything.
+
+    Args:
+        file: the file, or its bytes.
+        limits: what it may claim.
 
     Raises:
         Refused: it gives no frames.
     """
-    one = open_instance(file)
+    one = open_instance(file, ULTRASOUND, limits)
     with refusing("broken_header", "the header cannot be read. Export the file again."):
         header = one.dataset
         series, number = (_number(header.get(keyword)) for keyword in ("SeriesNumber", "InstanceNumber"))
         uid = _texts(header.get("SOPInstanceUID"))
         return ExamFile(
             one,
-            (series, number, uid[0] if uid else file.name),
+            (series, number, uid[0] if uid else getattr(file, "name", "")),
             "\\".join(_texts(header.get("PatientID"))),
             tuple(text for keyword in OWN_NUMBERS for text in _texts(header.get(keyword))),
             known_names(header),
