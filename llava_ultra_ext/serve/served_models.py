@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def served_models(paths: Sequence[str], bases: Sequence[str]) -> list[Model]:
 def _place(path: str, flag: str) -> str:
     folder = Path(path).expanduser()
     if folder.is_dir():
-        return str(folder.resolve())
+        return os.path.abspath(folder)  # a link keeps its name: LLaVA goes by names
     if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.startswith("."):
         return path  # a hub name; its worker says when it cannot be had
     raise ValueError(f"{flag} {path}: no such folder. Give a folder that training or merging wrote, or a hub name.")

@@ -123,6 +123,8 @@ def test_a_folder_needs_a_base_only_without_weights_of_its_own(model: Path, tmp_
     assert [(one.name, one.base) for one in served] == [(model.name, None), ("llava-lora", str(model))]
     [named] = served_models([str(lora)], [str(tmp_path), f"llava-lora={model}"])
     assert named.base == str(model)
+    (tmp_path / "llava-link").symlink_to(model)
+    assert [one.name for one in served_models([str(tmp_path / "llava-link")], [])] == ["llava-link"]
 
 
 def serve(temporary: Path, *arguments: object) -> subprocess.Popen[str]:

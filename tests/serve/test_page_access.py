@@ -120,6 +120,7 @@ def test_with_a_password_nothing_is_open(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_another_address_needs_a_password(capsys: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Any) -> None:
     monkeypatch.delenv(web.PASSWORD_VARIABLE, raising=False)
+    monkeypatch.setattr("uvicorn.run", lambda *args, **kwargs: None)
     assert web.main(["--host", "0.0.0.0"]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "--host 0.0.0.0" in line and "--password-file" in line
