@@ -17,6 +17,8 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from llava_ultra_ext.serve.keys import is_loopback
+from llava_ultra_ext.serve.limits import Limits
 from llava_ultra_ext.serve.prompts import TemplateChoice
 
 logger = logging.getLogger(__name__)
@@ -80,13 +82,12 @@ def check(args: argparse.Namespace) -> str | None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"{', '.join(missing)} not installed. Run: pip install 'llava_ultra_ext[serve]'")
-    from llava_ultra_ext.serve.page.guard import is_local
-
+    Limits.from_environment()
     TemplateChoice.parse(args.conv_mode)
     if args.examples is not None and not args.examples.is_dir():
         raise ValueError("--examples: no such folder. Give one that holds exams, each a file or a folder.")
     password = _password(args.password_file)
-    if password is None and not is_local(args.host):
+    if password is None and not is_loopback(args.host):
         raise ValueError(
             f"--host {args.host}: others can reach that address, so a password is needed. Give --password-file FILE "
             f"or set {PASSWORD_VARIABLE}, or leave --host out."
@@ -131,7 +132,6 @@ def create_app(
 
     from llava_ultra_ext.data.deidentify.pixel_text import rapid_reader
     from llava_ultra_ext.serve.client import ControllerClient
-    from llava_ultra_ext.serve.limits import Limits
     from llava_ultra_ext.serve.page.examples import examples
     from llava_ultra_ext.serve.page.guard import Guard, hosts_of
     from llava_ultra_ext.serve.page.layout import build, styles, theme

@@ -128,6 +128,9 @@ def test_another_address_needs_a_password(capsys: pytest.CaptureFixture[str], mo
     file.write_text("geheim\n")
     assert web.check(web.parser().parse_args(["--host", "0.0.0.0", "--password-file", str(file)])) == "geheim"
     assert web.check(web.parser().parse_args([])) is None
+    monkeypatch.setenv("ULTRA_SERVE_FRAMES", "many")
+    assert web.main([]) == 2 and "ULTRA_SERVE_FRAMES" in capsys.readouterr().err
+    monkeypatch.delenv("ULTRA_SERVE_FRAMES")
     monkeypatch.setenv(web.PASSWORD_VARIABLE, "anders")
     assert web.check(web.parser().parse_args(["--host", "::"])) == "anders"
 

@@ -20,6 +20,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llava_ultra_ext.serve.keys import is_loopback
+
 _ALLOWED = re.compile(
     r"/|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt)/?|/(assets|static|svelte)/[\w./@-]+"
     r"|/gradio_api/(queue/(join|data)|heartbeat/\w+|run/predict|cancel|reset|app_id|startup-events|login_check)/?"
@@ -92,12 +94,7 @@ class Guard:
 
 def hosts_of(host: str) -> tuple[str, ...]:
     """Names by which a browser reaches a loopback address; empty, any name, for another address."""
-    return (*_LOCAL, host) if is_local(host) else ()
-
-
-def is_local(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    return host in _LOCAL or bool(re.fullmatch(r"127\.\d{1,3}\.\d{1,3}\.\d{1,3}", host))
+    return (*_LOCAL, host) if is_loopback(host) else ()
 
 
 def _host_name(header: str) -> str:

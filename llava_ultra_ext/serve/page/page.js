@@ -108,13 +108,15 @@ function say(text, kind = "") {
 // Conversations
 
 function takeMarks(marks) {
-  state.lanes = marks?.exam === state.key ? marks.lanes ?? [] : [];
+  if (marks?.exam && marks.exam !== state.key) return; // the last words of an exam that was replaced
+  state.lanes = marks?.lanes ?? [];
   const chosen = shownTurns().map((turn) => turn?.chosen[0]).find((frame) => frame !== undefined);
   const answer = JSON.stringify(state.lanes.map((lane) => [lane.turns.length, lane.turns.at(-1)?.chosen]));
   if (answer !== state.followed) {
     state.followed = answer; // once an answer; then the reader may look at other frames
     state.looked = [];
     if (chosen !== undefined) state.current = chosen;
+    scrollTo(find(".strip").children[state.current]);
   }
   drawChat();
   drawMarks();
