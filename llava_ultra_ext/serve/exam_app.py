@@ -78,29 +78,40 @@ class ExamApp:
             _client.reset(token)
 
     async def _bounded(self, most: int, scope: Any, receive: Any, send: Any) -> None:
-        read, refused = 0, False
+        read, begun, held = 0, False, list[Any]()
 
         async def counted() -> Any:
-            nonlocal read, refused
+            nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
             if read > most:
-                refused = True
                 raise BodyTooLarge
             return message
 
-        async def unless_refused(message: Any) -> None:
-            if not refused:
+        async def unless_failed(message: Any) -> None:
+            nonlocal begun
+            if held or message.get("status") == 500:  # what Starlette says before it raises the error itself
+                held.append(message)
+            else:
+                begun = True
                 await send(message)
 
         try:
-            await self._app(scope, counted, unless_refused)
+            await self._app(scope, counted, unless_failed)
         except BodyTooLarge:
-            from starlette.responses import Response
-
             allowed = f"{most / 2**20:,.0f} MiB"
             error = ServeError("request_too_large", f"More than {allowed} were sent. Send fewer or smaller pictures.")
-            await Response(error_message(error))(scope, receive, send)
+        except (ValueError, RecursionError):  # before it answers, LLaVA's route only reads the JSON
+            if begun:
+                raise
+            error = ServeError("bad_request", "The request is no JSON. Send what LLaVA's worker takes, as one object.")
+        else:
+            for message in held:
+                await send(message)
+            return
+        from starlette.responses import Response
+
+        await Response(error_message(error))(scope, receive, send)
 
 
 def body_bytes(limits: Limits) -> int:

@@ -279,6 +279,13 @@ class TestErrors:
         assert own.messages()[-1]["code"] == "internal_error"
         assert len(own.waiting) == 0
 
+    @pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"\xff\xfe", b'{"prompt": "a}'])
+    def test_a_request_that_is_no_json_is_told_so(self, own: OwnWorker, body: bytes) -> None:
+        answer = requests.post(f"{own.address}/worker_generate_stream", data=body, timeout=20)
+        message = json.loads(answer.content[:-1])
+        assert answer.status_code == 200 and message["code"] == "bad_request" and "no JSON" in message["text"]
+        assert own.ask().last()["error_code"] == 0
+
     @pytest.mark.parametrize("announced", [True, False])
     def test_a_request_that_is_too_long_is_not_read(
         self, own: OwnWorker, announced: bool, monkeypatch: pytest.MonkeyPatch
