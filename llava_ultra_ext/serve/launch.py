@@ -109,11 +109,15 @@ def usable_device(wanted: str | None) -> str:
     return "cuda" if found else "cpu"
 
 
-def free_port(wanted: int | None = 0, host: str = LOOPBACK, flag: str = "--controller-port") -> int:
-    """A port that nobody listens on.
+def held_port(wanted: int | None = 0, host: str = LOOPBACK, flag: str = "--controller-port") -> socket.socket:
+    """A socket that is bound to a port that nobody listens on, and does not listen itself.
+
+    While it is open, Linux gives that port to no outgoing connection, and lets a server listen on it; a port that was
+    only looked at is now and then taken before its server starts, or between two starts. Other systems would refuse
+    the server: close it before.
 
     Args:
-        wanted: that one; 0: any; None: the flag's usual one, or any where that is taken.
+        wanted: that port; 0: any; None: the flag's usual one, or any where that is taken.
         host: where to listen.
         flag: of the command line.
 
@@ -122,13 +126,14 @@ def free_port(wanted: int | None = 0, host: str = LOOPBACK, flag: str = "--contr
     """
     reason = ""
     for port in (PORTS[flag], 0) if wanted is None else (wanted,):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
-            try:
-                probe.bind((host, port))
-                return int(probe.getsockname()[1])
-            except (OSError, OverflowError) as error:
-                reason = str(getattr(error, "strerror", None) or error)
+        held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
+        try:
+            held.bind((host, port))
+            return held
+        except (OSError, OverflowError) as error:
+            held.close()
+            reason = str(getattr(error, "strerror", None) or error)
     raise ValueError(f"{flag} {wanted}, --host {host}: {reason}. Give another one; {flag} 0 takes any that is free.")
 
 
@@ -141,13 +146,22 @@ class Service:
     """
 
     def __init__(self, args: argparse.Namespace, models: Sequence[Model]) -> None:
-        self._args, self._models = args, models
-        self.controller = _address(LOOPBACK, free_port(args.controller_port))
+        self._args, self._models, self._held = args, models, list[socket.socket]()
+        self.controller = self._address(LOOPBACK, args.controller_port, "--controller-port")
         numbered = [(model, number) for model in models for number in range(1, args.workers + 1)]
-        self.workers = {f"worker-{model.name}-{n}": (model, _address(LOOPBACK, free_port())) for model, n in numbered}
-        self.api = _address(args.host, free_port(args.port, args.host, "--port"))
-        self.page = "" if args.no_page else _address(args.host, free_port(args.page_port, args.host, "--page-port"))
+        self.workers = {f"worker-{model.name}-{n}": (model, self._address(LOOPBACK)) for model, n in numbered}
+        self.api = self._address(args.host, args.port, "--port")
+        self.page = "" if args.no_page else self._address(args.host, args.page_port, "--page-port")
         self._client = httpx.Client(trust_env=False, timeout=ASK_SECONDS)  # a proxy would not reach loopback
+
+    def _address(self, host: str, wanted: int | None = 0, flag: str = "--controller-port") -> str:
+        held = held_port(wanted, host, flag)
+        port = held.getsockname()[1]
+        if sys.platform == "linux":
+            self._held.append(held)
+        else:
+            held.close()
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def first(self) -> Program:
         """LLaVA's controller; started again, it is told of the workers, whose own heart beat takes up to 15 s."""
@@ -215,10 +229,6 @@ def _place(flag: str, path: Path | None) -> list[str]:
 
 def _given(name: str) -> dict[str, str]:
     return {name: os.environ[name]} if name in os.environ else {}
-
-
-def _address(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _port(address: str) -> str:

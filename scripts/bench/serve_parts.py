@@ -120,12 +120,13 @@ def service(*arguments: object, log: Path, **variables: str) -> Iterator[Service
 @contextlib.contextmanager
 def stock_service(model: Path, workers: int, logs: Path) -> Iterator[tuple[str, list[psutil.Process]]]:
     """LLaVA's own controller and workers with the plugin off: the controller's address, and the workers."""
-    from llava_ultra_ext.serve.launch import free_port
+    from llava_ultra_ext.serve.launch import held_port
 
     logs.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // workers))  # as `llava-ultra serve` gives its own
     env = {**os.environ, "ULTRA_EXT": "off", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
-    ports = [free_port() for _ in range(workers + 1)]
+    held = [held_port() for _ in range(workers + 1)]  # open until the end
+    ports = [one.getsockname()[1] for one in held]
     controller, *addresses = (f"http://127.0.0.1:{port}" for port in ports)
     commands = [["llava.serve.controller", "--host", "127.0.0.1", "--port", str(ports[0])]]
     for port, address in zip(ports[1:], addresses, strict=True):
@@ -133,6 +134,8 @@ def stock_service(model: Path, workers: int, logs: Path) -> Iterator[tuple[str, 
         command += ["--controller-address", controller, "--model-path", str(model), "--device", "cpu"]
         commands.append(command)
     with contextlib.ExitStack() as stack:
+        for one in held:
+            stack.enter_context(one)
         running = []
         for number, command in enumerate(commands):
             sink = stack.enter_context((logs / f"stock-{number}.log").open("wb"))

@@ -22,7 +22,7 @@ from run_llava import environment
 from trained import Trained
 
 from llava_ultra_ext.serve import launch
-from llava_ultra_ext.serve.served_models import served_models
+from llava_ultra_ext.serve.served_models import Model, served_models
 
 PROGRAMS = (
     "llava.serve.controller",
@@ -97,6 +97,19 @@ class TestRefused:
             port = taken.getsockname()[1]
             with pytest.raises(ValueError, match=f"--port {port}, --host 127.0.0.1: Address already in use"):
                 launch.main([str(model), "--port", str(port)])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ports are held on Linux only")
+def test_a_port_is_the_services_before_its_program_starts_and_between_two_starts() -> None:
+    args = launch.parser().parse_args(["llava", "--device", "cpu", "--port", "0"])
+    service = launch.Service(args, [Model("/llava", None)])
+    [(_, worker)] = service.workers.values()
+    for address in (service.api, service.page, service.controller, worker):
+        place = ("127.0.0.1", int(address.rsplit(":", 1)[1]))
+        for _ in range(2):
+            socket.create_server(place).close()  # as the servers listen
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind(place)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
