@@ -30,7 +30,7 @@ from serve_parts import ApiClient, Reply, Service, address_of, machine, markdown
 
 MOST_SECONDS = 5.0
 """Until an error is told, or the next request is taken by another worker."""
-LONG, SHORT = 250, 8
+LONG, SHORT = 400, 8
 """Tokens of an answer that is still being written when something happens, and of one that soon is there."""
 RECOVERY_SECONDS = 180.0
 SPARE_BYTES = 150 * 2**20

@@ -105,7 +105,7 @@ def test_a_cine_is_asked_about_and_the_chosen_frame_is_shown_with_its_heat(exam:
     expect(heat).to_be_hidden()
     exam.page.check(".heat-switch input")
     assert house.page.files() == before
-    assert not house.page.asked_outside()
+    assert house.page.asked_outside() == []
 
 
 def test_nothing_was_written_anywhere(exam: Reader, house: House, tmp_path: Path) -> None:
