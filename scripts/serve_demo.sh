@@ -15,7 +15,7 @@ quick=playground/out/quickstart
 if [[ ! -f $quick/llava-ultra-lora/config.json || ! -f $quick/exams/questions.jsonl ]]; then bash scripts/quickstart.sh; fi
 bash scripts/chromium.sh install || fail "no browser; its message is above"
 
-export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 CUDA_VISIBLE_DEVICES= TOKENIZERS_PARALLELISM=false
+export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 CUDA_VISIBLE_DEVICES= TOKENIZERS_PARALLELISM=false TRANSFORMERS_VERBOSITY=error
 export PYTHONPATH="$PWD/playground:$PWD/playground/quickstart:$PWD/playground/serving:$PWD/scripts/bench"
 export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1
 exec python playground/serving/demo.py --models "$quick" "$@"

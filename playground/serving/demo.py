@@ -79,9 +79,8 @@ class ServeDemo:
         took, back = time.monotonic() - begin, self._whole()
         if not set(self.running.workers()) - set(before):
             raise StepFailed("no new worker was started")
-        return [
-            f"{code} after {seconds:.1f} s; asked again, answered twice in {took:.1f} s; a new worker joined in {back:.0f} s"
-        ]
+        told = f"{code} after {seconds:.1f} s; asked again, whole and as a stream, in {took:.1f} s"
+        return [f"{told}; a new worker joined in {back:.0f} s"]
 
     def _hit(self, asked: Question) -> tuple[str, float]:
         """The error of a stream whose worker is killed after its first text, and its seconds."""
