@@ -20,6 +20,8 @@ from llava_ultra_ext.data.deidentify.name_search import DOT, DOTS, NameSearch
 from llava_ultra_ext.data.deidentify.name_words import TITLES
 
 PLACEHOLDER = "[姓名]"
+_PLACEHOLDERS = frozenset(["姓名", "编号", "电话", "床号", "日期", "地址", "机构", "邮箱", "网址", "证件号"])
+"""Words that stand in brackets where something was removed; as names they would be removed again and again."""
 
 _HAN = r"\u4e00-\u9fff"
 
@@ -89,6 +91,7 @@ class NameFinder:
             removed("name")
             return PLACEHOLDER
 
+        known = [name for name in known if name.strip() not in _PLACEHOLDERS]  # a form that was never filled in
         plain = text.casefold().replace("ı", "i")  # which patterns take for an i, and casefold does not
         forms = {form for name in known if _may_stand(name, plain) for form in _forms(name)}
         for pattern in sorted(forms, key=len, reverse=True):

@@ -122,6 +122,10 @@ def test_names_of_the_header_go_wherever_they_stand():
     assert clean("BAI  YUN。", names=["Bai^Yun"]) == "[姓名]。" and clean("ıncı。", names=["INCI"]) == "[姓名]。"
 
 
+def test_a_header_that_was_never_filled_in_is_no_name():
+    assert clean("患者姓名：张三，日期2024-01-01", 0, names=["姓名", "日期"]) == "患者姓名：[姓名]，日期2024-01-01"
+
+
 def test_numbers_of_the_header_go_in_either_width_and_case():
     text = "编码us00123a，ＵＳ００１２３Ａ，US00123AB，肿块12345。"
     assert clean_text(text, 0, known_numbers=["US00123A"]).text == "编码[编号]，[编号]，US00123AB，肿块12345。"
