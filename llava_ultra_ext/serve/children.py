@@ -145,8 +145,10 @@ class Children:
         Raises:
             StartFailed: one ended.
         """
-        new = [_Running(program, self._logs) for program in programs]
-        self._running += new
+        new: list[_Running] = []
+        for program in programs:
+            new.append(_Running(program, self._logs))
+            self._running.append(new[-1])  # at once: Ctrl-C may come between two
         began = told = time.monotonic()
         while waiting := [entry for entry in new if not entry.is_ready]:
             for entry in waiting:

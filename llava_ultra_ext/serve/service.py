@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 LLAVA_CONCURRENCY = 5
 """Default of LLaVA's ``--limit-model-concurrency``."""
+
+AGAIN_S = 5.0
+"""LLaVA's own pause after a heart beat that did not arrive."""
 
 _opening = threading.Lock()
 
@@ -75,8 +79,14 @@ class ExamService:
         while True:
             self._beat.wait()
             self._beat.clear()
-            if hasattr(self._worker, "heart_beat_thread"):  # --no-register: there is nobody to tell
+            if not hasattr(self._worker, "heart_beat_thread"):  # --no-register: there is nobody to tell
+                continue
+            try:
                 self._worker.send_heart_beat()
+            except Exception as error:  # a controller that goes while the worker registers again
+                logger.warning("the controller was not told (%s); once more in %.0f s", type(error).__name__, AGAIN_S)
+                time.sleep(AGAIN_S)
+                self._beat.set()
 
 
 class OpenDoor:

@@ -44,7 +44,9 @@ def running(tmp_path: Path) -> Iterator[Children]:
 
 
 def processes(of: int) -> list[psutil.Process]:
-    return psutil.Process(of).children(recursive=True)
+    """Programs below a process; servers of other tests run below this one too."""
+    found = psutil.Process(of).children(recursive=True)
+    return [process for process in found if "llava_ultra_ext.serve.child" in process.cmdline()]
 
 
 def test_one_that_cannot_start_is_named_with_its_error_and_the_rest_ends(

@@ -20,7 +20,7 @@ from PIL import Image, ImageFile
 from trained import Trained
 
 from llava_ultra_ext.model.ultra_arch import UltraMetaForCausalLM
-from llava_ultra_ext.serve import exam_app, exam_stream, worker
+from llava_ultra_ext.serve import exam_app, exam_stream, service, worker
 
 SECRET = "张三"
 
@@ -336,6 +336,20 @@ class TestHeartBeat:
         finally:
             monkeypatch.undo()
             server.shutdown()
+
+    def test_a_controller_that_fails_once_is_told_again(self, own: OwnWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+        told: list[int] = []
+
+        def beat() -> None:
+            told.append(len(told))
+            if len(told) == 1:
+                raise ConnectionError
+
+        monkeypatch.setattr(service, "AGAIN_S", 0.05)
+        monkeypatch.setattr(own.worker, "heart_beat_thread", "registered", raising=False)
+        monkeypatch.setattr(own.worker, "send_heart_beat", beat, raising=False)
+        own.worker.exam_service.beat_soon()
+        until(lambda: told == [0, 1])
 
 
 def test_another_model_gets_llavas_own_functions() -> None:
