@@ -57,7 +57,12 @@ def parser() -> argparse.ArgumentParser:
     for flag, what in (("--port", "of the API"), ("--page-port", "of the page")):
         add(flag, type=int, help=f"{what}; 0: any (default: {PORTS[flag]} where it is free, else any)")
     add("--controller-port", type=int, default=0, help="of LLaVA's controller, on loopback (default: any)")
-    add("--api-keys-file", type=Path, metavar="FILE", help="one key a line; the API then answers to no one else")
+    add(
+        "--api-keys-file",
+        type=Path,
+        metavar="FILE",
+        help="one key a line, without which only /health is answered",
+    )
     add("--password-file", type=Path, metavar="FILE", help="its first line; the page then asks for it")
     add(
         "--allow-url", action="append", default=[], metavar="PREFIX", help="the API fetches pictures below this address"

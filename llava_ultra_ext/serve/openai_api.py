@@ -20,6 +20,7 @@ import uvicorn
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from llava_ultra_ext.serve.answer import Piece
@@ -126,7 +127,7 @@ class Api:
         watch, body = Watch(self._metrics, self._client.serves), Body(self._bodies)
         try:
             await body.read(request)
-            asked = ChatRequest.parse(body.take())
+            asked = await asyncio.to_thread(ChatRequest.parse, body.take())
             question = await self._question(asked)
             watch.asks(question.model, len(question.images))
             async with contextlib.aclosing(self._client.ask(question)) as pieces:
@@ -271,6 +272,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every address
     app = create_app(ControllerClient(given.controller_address, templates), limits, keys, allowed)
+    if not keys and ":" not in given.host:  # Starlette cuts IPv6 addresses at their first colon
+        # A page of another site could have a name that leads here (DNS rebinding).
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", given.host])
     uvicorn.run(
         app,
         host=given.host,

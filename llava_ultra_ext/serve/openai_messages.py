@@ -41,6 +41,10 @@ class ImagePart(BaseModel):
     image_url: ImageAddress
 
 
+MOST = 1024
+"""Messages, and parts of one. Our choice: far more than frames are allowed, whose excess has a code of its own."""
+
+
 def _parts(content: Any) -> Any:
     if not isinstance(content, str | list):
         raise PydanticCustomError("content", "give a text or a list of parts")
@@ -51,7 +55,11 @@ class Message(BaseModel):
     """One message; a text stands for one text part."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], BeforeValidator(_parts)]
+    content: Annotated[
+        list[Annotated[TextPart | ImagePart, Field(discriminator="type")]],
+        Field(max_length=MOST),
+        BeforeValidator(_parts),
+    ]
 
     @property
     def text(self) -> str:
@@ -81,7 +89,7 @@ class ChatRequest(BaseModel):
     """
 
     model: Text
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST)]
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     max_tokens: Annotated[Whole, Field(ge=1)] | None = None

@@ -51,7 +51,8 @@ class Address:
         scheme, path = match["scheme"].lower(), match["path"] or "/"
         parts = [unquote(part, errors="replace") for part in path.split("/")[1:]]
         # A percent sign that is left would be another part to a server that decodes twice.
-        if any(part in (".", "..") or set(part) & set("/\\%\0") for part in parts) or "" in parts[:-1]:
+        # Some servers read `..;x` as `..`.
+        if any(part.split(";")[0] in (".", "..") or set(part) & set("/\\%\0") for part in parts) or "" in parts[:-1]:
             return None
         return cls(scheme, match["host"].lower(), int(match["port"] or {"http": 80, "https": 443}[scheme]), path)
 

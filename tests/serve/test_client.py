@@ -11,6 +11,7 @@ from typing import Any
 
 import llava_servers
 import pytest
+import requests
 from fake_workers import DIE, FakeWorker, ours, prompt_only, said, steps, stock
 from llava_servers import Served
 
@@ -183,6 +184,17 @@ def test_a_restarted_worker_joins(controller: str, model: str) -> None:
         stack.enter_context(FakeWorker(controller, model, ours("没有"))).die()
         # The model was served before: the name is right, only its worker is missing.
         assert asyncio.run(story()) == ["no_worker", "回来了", "回来了"]
+
+
+def test_no_exam_leaves_this_machine_for_a_worker_that_somebody_entered(controller: str, model: str) -> None:
+    status = {"model_names": [model], "speed": 1, "queue_length": 0}
+    entered = {"worker_name": "http://192.0.2.1:1", "check_heart_beat": False, "worker_status": status}
+    requests.post(f"{controller}/register_worker", json=entered, timeout=10).raise_for_status()
+    began = time.monotonic()
+    assert _refused(controller, model).code == "no_worker"
+    assert time.monotonic() - began < 1.5, "it tried to connect"
+    with FakeWorker(controller, model, ours("胆囊壁")):
+        assert _ask(controller, model)[-1].text == "胆囊壁"
 
 
 def test_a_wrong_model_is_told_the_right_ones(controller: str, model: str) -> None:

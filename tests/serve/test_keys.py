@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 import uvicorn
 from api_server import chat_request, code_of, running_api, user_message
+from fastapi.testclient import TestClient
 
 from llava_ultra_ext.serve.keys import ApiKeys
 from llava_ultra_ext.serve.openai_api import main
@@ -69,3 +71,22 @@ def test_with_a_key_or_on_this_machine_it_starts(monkeypatch: pytest.MonkeyPatch
     assert hosts == ["127.0.0.1", "localhost", "::1", "0.0.0.0"]
     for wrong in (["--conv-mode", "none"], ["--allow-url", "file:///"], ["--api-keys-file", "/nowhere/keys"]):
         assert main(wrong) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("127.0.0.1:8000", 503), ("localhost", 503), ("evil.example", 400), ("127.0.0.1.evil.example", 400)],
+)
+def test_without_keys_no_page_of_another_name_is_answered(
+    name: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apps: list[Any] = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **kwargs: apps.append(app))
+    monkeypatch.delenv("ULTRA_API_KEY", raising=False)
+    assert main(["--controller-address", "http://127.0.0.1:9"]) == 0
+    with TestClient(apps[0]) as client:
+        assert client.get("/health", headers={"Host": name}).status_code == status
+    monkeypatch.setenv("ULTRA_API_KEY", "0123456789abcdef")
+    assert main(["--controller-address", "http://127.0.0.1:9"]) == 0
+    with TestClient(apps[1]) as client:  # who has a key may stand behind a proxy with a name of its own
+        assert client.get("/health", headers={"Host": name}).status_code == 503

@@ -56,6 +56,11 @@ BAD = {
         {"model": "m", "messages": [{**user_message("一", data_url(png())), "role": "system"}, user_message()]},
         "messages.0",
     ),
+    "too many messages": ({"model": "m", "messages": [user_message()] * 1025}, "messages"),
+    "too many parts": (
+        {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 1025}]},
+        "messages.0.content",
+    ),
     "empty text": ({"model": "m", "messages": [{"role": "user", "content": " "}]}, None),
     "image token": ({"model": "m", "messages": [{"role": "user", "content": "<image>"}]}, None),
 }

@@ -71,6 +71,8 @@ def test_allowed_addresses_are_compared_part_by_part() -> None:
         "https://pictures.example.org/exams/..%2fother",
         "https://pictures.example.org/exams/a%5c..%5cother",
         "https://pictures.example.org/exams//other",
+        "https://pictures.example.org/exams/..;/other",
+        "https://pictures.example.org/exams/%2e%2e;x/other",
         "https://pictures.example.org/exams/\\..\\other",
         "https://pictures.example.org@evil.org/exams/1.png",
         "https://evil.org#pictures.example.org/exams/1.png",
