@@ -51,7 +51,7 @@ EXTRAS = {
         "uvicorn",
     ],
     "ray": ["ray>=2.9"],
-    "ocr": ["onnxruntime", "opencv-python-headless", "rapidocr>=3.10,<4"],
+    "ocr": ["jieba", "onnxruntime", "opencv-python-headless", "rapidocr>=3.10,<4"],
     "dev": [
         "faker",
         "hypothesis",
