@@ -7,9 +7,10 @@ written to disk, and no message holds a file's name or a value of its header.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from llava_ultra_ext.data.deidentify.pixel_text import TextReader
 from llava_ultra_ext.data.dicom.header import Limits as DicomLimits
 from llava_ultra_ext.data.ingest.exam_file import ExamFile
 from llava_ultra_ext.serve.errors import ServeError
-from llava_ultra_ext.serve.limits import Limits, check_picture
+from llava_ultra_ext.serve.limits import Limits, decode, open_header
 
 FRAMES_PER_CINE = 8
 """Most frames of one cine. Our choice: as many as `ingest` keeps, so that a model sees what it was trained on."""
@@ -29,7 +30,10 @@ _DECODED_PIXELS = 2**25
 """Of one file's chosen frames together. Our choice: 100 MB as RGB, twice that while it is cleaned; eight frames of
 2048x2048 fit."""
 
-_DICOM_LIMITS = DicomLimits(inflated_bytes=2**28)
+_INFLATED_BYTES = 2**28
+"""Of an exam's deflated files together: they stay in memory until the exam is open, and 250 KB may hold 250 MB."""
+
+_DICOM_LIMITS = DicomLimits(inflated_bytes=_INFLATED_BYTES)
 _DEFAULT_LIMITS = Limits()
 
 _PREAMBLE = slice(128, 132)
@@ -58,7 +62,7 @@ _STILL_CHINESE = {
     "picture_too_large": "图片的像素太多。",
     "request_too_large": "图片文件太大。",
 }
-"""Code of `check_picture` -> the same."""
+"""Code of `open_header` and `decode` -> the same."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,21 @@ class _Dicom(NamedTuple):
     file: ExamFile
     wanted: tuple[int, ...]
 
+    @property
+    def pixels(self) -> int:
+        """Of the chosen frames."""
+        _, rows, columns = self.file.instance.shape
+        return len(self.wanted) * rows * columns
+
 
 class _Still(NamedTuple):
     number: int
-    data: bytes
+    picture: Image.Image  # not yet decoded
+
+    @property
+    def pixels(self) -> int:
+        """As its header says."""
+        return self.picture.width * self.picture.height
 
 
 def open_exam(
@@ -117,8 +132,8 @@ def open_exam(
         reader: finds text that was left in DICOM pictures; None: not looked for.
 
     Raises:
-        ServeError: `too_many_frames`; `request_too_large`; `bad_picture`: no file gives a frame, the message says why
-            of up to three; `bad_request`: no file, or files of several patients.
+        ServeError: `too_many_frames`; `request_too_large`; `picture_too_large`: all together; `bad_picture`: no file
+            gives a frame, the message says why of up to three; `bad_request`: no file, or files of several patients.
     """
     from pydicom.config import disable_value_validation
 
@@ -126,12 +141,12 @@ def open_exam(
     with warnings.catch_warnings(), disable_value_validation():  # what is not used need not be valid
         warnings.simplefilter("ignore")  # pydicom's quote values of the header
         skipped: list[str] = []
-        planned = _planned(files, frames_per_cine, skipped)
-        _check_planned(planned, limits)
+        planned = _planned(files, limits, frames_per_cine, skipped)
+        _check_patients(planned)
         pictures: list[ExamPicture] = []
         for place, entry in enumerate(planned, start=1):
             try:
-                pictures += _dicom(entry, place, reader) if isinstance(entry, _Dicom) else _still(entry, place, limits)
+                pictures += _dicom(entry, place, reader) if isinstance(entry, _Dicom) else _still(entry, place)
             except ServeError as error:
                 skipped.append(_of_file(entry.number, len(files), str(error)))
     if not pictures:
@@ -159,38 +174,83 @@ def _check_given(files: Sequence[bytes], limits: Limits) -> None:
         )
 
 
-def _planned(files: Sequence[bytes], frames_per_cine: int, skipped: list[str]) -> list[_Dicom | _Still]:
-    """Which frames of which file, in the exam's order; headers are read, no pixel is decoded."""
+def _planned(files: Sequence[bytes], limits: Limits, frames_per_cine: int, skipped: list[str]) -> list[_Dicom | _Still]:
+    """Which frames of which file, in the exam's order; headers are read, no pixel is decoded.
+
+    What is too much for one exam is refused at once, before more files are kept.
+    """
+    planned: list[_Dicom | _Still] = []
+    stills = [data[_PREAMBLE] != b"DICM" and data.startswith(_STILLS) for data in files]
+    frames, pixels, inflated = sum(stills), 0, 0
+    _check_frames(frames, limits)
+    for number, (data, is_still) in enumerate(zip(files, stills, strict=True), start=1):
+        try:
+            entry = _Still(number, _header(data, limits)) if is_still else _dicom_plan(number, data, frames_per_cine)
+        except ServeError as error:
+            skipped.append(_of_file(number, len(files), str(error)))
+            continue
+        pixels += entry.pixels
+        if isinstance(entry, _Dicom):
+            frames += len(entry.wanted)
+            value = entry.file.instance.header.pixels
+            inflated += len(value) if isinstance(value, bytes) else 0
+            _check_frames(frames, limits)
+        _check_size(pixels, inflated, limits)
+        planned.append(entry)
+    dicoms = sorted((one for one in planned if isinstance(one, _Dicom)), key=lambda one: one.file.order)
+    return [*dicoms, *(one for one in planned if isinstance(one, _Still))]
+
+
+def _dicom_plan(number: int, data: bytes, frames_per_cine: int) -> _Dicom:
     from llava_ultra_ext.data.dicom.cine import uniform
     from llava_ultra_ext.data.dicom.refusal import Refused
     from llava_ultra_ext.data.ingest.exam_file import open_exam_file
 
-    dicoms: list[_Dicom] = []
-    stills: list[_Still] = []
-    for number, data in enumerate(files, start=1):
-        if data[_PREAMBLE] != b"DICM" and data.startswith(_STILLS):
-            stills.append(_Still(number, data))
-            continue
-        try:
-            file = open_exam_file(bytes(data), _DICOM_LIMITS)
-        except Refused as refused:
-            skipped.append(_of_file(number, len(files), _sentence(refused.reason, refused.message)))
-        else:
-            dicoms.append(_Dicom(number, file, uniform(file.instance.shape[0], frames_per_cine)))
-    return [*sorted(dicoms, key=lambda one: one.file.order), *stills]
+    try:
+        file = open_exam_file(bytes(data), _DICOM_LIMITS)
+    except Refused as refused:
+        raise ServeError("bad_picture", _sentence(refused.reason, refused.message)) from None
+    count, rows, columns = file.instance.shape
+    entry = _Dicom(number, file, uniform(count, frames_per_cine))
+    if entry.pixels > _DECODED_PIXELS:
+        size = f"{len(entry.wanted)} x {columns}x{rows}"
+        raise ServeError(
+            "picture_too_large",
+            f"{_CHINESE['too_large']} Frames of {size} pixels, at most {_DECODED_PIXELS} together.",
+        )
+    return entry
 
 
-def _check_planned(planned: Sequence[_Dicom | _Still], limits: Limits) -> None:
+def _check_frames(frames: int, limits: Limits) -> None:
+    if frames > limits.frames:
+        raise ServeError(
+            "too_many_frames",
+            f"至少有 {frames} 帧，最多 {limits.frames} 帧，请减少文件。 "
+            f"{frames} frames or more; at most {limits.frames}: choose fewer files.",
+        )
+
+
+def _check_size(pixels: int, inflated: int, limits: Limits) -> None:
+    if pixels > limits.request_pixels:
+        raise ServeError(
+            "picture_too_large",
+            f"{_STILL_CHINESE['picture_too_large']} The exam's frames have more than {limits.request_pixels:,} pixels "
+            "together; choose fewer files.",
+        )
+    if inflated > _INFLATED_BYTES:
+        most = _INFLATED_BYTES >> 20
+        raise ServeError(
+            "request_too_large",
+            f"压缩的 DICOM 文件展开后超过 {most} MB，请减少文件。 The deflated files inflate to more than {most} MB "
+            "together; choose fewer files.",
+        )
+
+
+def _check_patients(planned: Sequence[_Dicom | _Still]) -> None:
     if len({one.file.patient for one in planned if isinstance(one, _Dicom) and one.file.patient}) > 1:
         raise ServeError(
             "bad_request",
             "这些文件属于不同的病人，请只选一次检查。 The files are of several patients; choose one exam.",
-        )
-    frames = sum(len(one.wanted) if isinstance(one, _Dicom) else 1 for one in planned)
-    if frames > limits.frames:
-        raise ServeError(
-            "too_many_frames",
-            f"共 {frames} 帧，最多 {limits.frames} 帧，请减少文件。 {frames} frames; at most {limits.frames}.",
         )
 
 
@@ -200,13 +260,7 @@ def _dicom(entry: _Dicom, place: int, reader: TextReader | None) -> list[ExamPic
     from llava_ultra_ext.data.dicom.refusal import Refused
 
     instance, known = entry.file.instance, _identifiers(entry.file)
-    count, rows, columns = instance.shape
-    if len(entry.wanted) * rows * columns > _DECODED_PIXELS:
-        size = f"{len(entry.wanted)} x {columns}x{rows}"
-        raise ServeError(
-            "picture_too_large",
-            f"{_CHINESE['too_large']} Frames of {size} pixels, at most {_DECODED_PIXELS} together.",
-        )
+    count = instance.shape[0]
     try:
         cleaned = clean_frames(np.stack(list(instance.frames(entry.wanted))), instance.dataset, known, reader)
     except Refused as refused:
@@ -225,15 +279,26 @@ def _identifiers(file: ExamFile) -> Collection[str]:
     return sorted({*file.names, *file.numbers} - {""})
 
 
-def _still(entry: _Still, place: int, limits: Limits) -> list[ExamPicture]:
+def _header(data: bytes, limits: Limits) -> Image.Image:
+    with _said_in_chinese():
+        return open_header(data, limits)
+
+
+def _still(entry: _Still, place: int) -> list[ExamPicture]:
+    with _said_in_chinese():
+        picture = _eight_bits(ImageOps.exif_transpose(decode(entry.picture)))
+    return [ExamPicture(_grey_or_colour(picture), f"{place}", False)]
+
+
+@contextlib.contextmanager
+def _said_in_chinese() -> Iterator[None]:
     try:
-        picture = _eight_bits(ImageOps.exif_transpose(check_picture(entry.data, limits)))
+        yield
     except ServeError as error:
         raise ServeError(error.code, f"{_STILL_CHINESE[error.code]} {error}") from None
     except Exception as error:  # Pillow raises anything for a broken EXIF block; MemoryError ends here too
         english = f"The picture failed ({type(error).__name__}); save it as PNG."
         raise ServeError("bad_picture", f"{_STILL_CHINESE['bad_picture']} {english}") from None
-    return [ExamPicture(_grey_or_colour(picture), f"{place}", False)]
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

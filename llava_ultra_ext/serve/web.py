@@ -7,6 +7,7 @@ alone unless told otherwise, asks for a password then, loads nothing from other 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import importlib.util
 import logging
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
-from llava_ultra_ext.serve.keys import is_loopback
+from llava_ultra_ext.serve.keys import LEAST_CHARACTERS, is_loopback
 from llava_ultra_ext.serve.limits import Limits
 from llava_ultra_ext.serve.prompts import TemplateChoice
 
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 PASSWORD_VARIABLE = "ULTRA_PAGE_PASSWORD"
 """An environment variable rather than a flag: every user of a machine can read another one's command line."""
+
+SWEEP_SECONDS = 60.0
+"""Between two looks at the age of exams."""
 
 _NEEDED = ("gradio", "fastapi", "uvicorn", "httpx", "pydicom", "scipy")
 
@@ -97,7 +101,7 @@ def check(args: argparse.Namespace) -> str | None:
 
 def _password(file: Path | None) -> str | None:
     if file is None:
-        return os.environ.get(PASSWORD_VARIABLE) or None
+        return _long_enough(PASSWORD_VARIABLE, os.environ.get(PASSWORD_VARIABLE, "")) or None
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -106,7 +110,16 @@ def _password(file: Path | None) -> str | None:
         ) from None
     if not lines or not lines[0].strip():
         raise ValueError("--password-file: its first line is empty. Write the password there.")
-    return lines[0].strip()
+    return _long_enough("--password-file", lines[0].strip())
+
+
+def _long_enough(where: str, password: str) -> str:
+    if 0 < len(password) < LEAST_CHARACTERS:
+        raise ValueError(
+            f"{where}: the password is too short. Give {LEAST_CHARACTERS} or more characters, such as "
+            "`openssl rand -hex 12` makes."
+        )
+    return password
 
 
 def create_app(
@@ -143,8 +156,13 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def closing(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await client.aclose()
+        sweeping = asyncio.create_task(store.sweep_every(SWEEP_SECONDS))
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            await asyncio.gather(sweeping, return_exceptions=True)
+            await client.aclose()
 
     app = FastAPI(openapi_url=None, lifespan=closing)
     offered = examples(examples_folder, limits)

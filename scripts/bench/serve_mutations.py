@@ -214,6 +214,19 @@ def _gradio(draw: Draw, target: Target) -> Sent:
     return Sent(b"", path=draw.choice(routes), method=draw.choice(["GET", "POST"]))
 
 
+def _gradio_event(draw: Draw, target: Target) -> Sent:
+    """An event that makes Gradio fetch an address or a file for its input."""
+    address = draw.choice([f"http://127.0.0.1:{target.knock}/x.png", target.canary])
+    given = {draw.choice(["path", "url"]): address, "meta": {"_type": "gradio.FileData"}}
+    given.setdefault("path", address)
+    depth = draw.choice([1, 2, 5, 5000])
+    body = f'{{"fn_index": 1, "session_hash": "x", "data": {"[" * depth}{json.dumps(given)}{"]" * depth}}}'
+    if draw.random() < 0.5:
+        body = body.replace('"path"', '"\\u0070ath"').replace('"url"', '"\\u0075rl"')
+    route = draw.choice(["queue/join", "run/predict"])
+    return Sent(draw.choice([body, body, body[:-1]]).encode(), path=f"/gradio_api/{route}")
+
+
 PAGE: dict[str, Kind] = {
     **{name: (lambda d, t, make=make: upload(make(d, t.picture))) for name, make in BROKEN.items()},  # type: ignore[misc]
     "DICOM, wrong lengths": lambda d, t: upload(wrong_dicom(d, b"")),
@@ -224,6 +237,7 @@ PAGE: dict[str, Kind] = {
     ),
     "examples": lambda d, t: Sent(b"", path=f"/exam/example/{d.choice(['x', '..%2f..%2fetc', '<script>', 'own-1'])}"),
     "Gradio's doors": _gradio,
+    "Gradio's files": _gradio_event,
 }
 
 ROUTES: dict[str, dict[str, Kind]] = {"API": API, "worker": WORKER, "page": PAGE}

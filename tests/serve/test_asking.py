@@ -79,6 +79,17 @@ def test_stop_closes_the_answer_at_the_worker_and_keeps_what_came() -> None:
     assert client.asked[-1].turns[0] == ("问？", "结节。")
 
 
+def test_a_stop_before_the_first_step_ends_the_wait() -> None:
+    client, lane = Told(), Conversation()
+
+    async def run() -> None:
+        async for _ in ask_lanes(client, [lane], ["slow"], "问？", [], Choices()):
+            lane.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert client.asked == [] and not lane.running and lane.turns[-1].state == "stopped"
+
+
 def test_a_page_that_goes_away_stops_the_answers() -> None:
     client, lanes = Told(), [Conversation(), Conversation()]
 

@@ -194,7 +194,7 @@ def test_a_bomb_is_not_decoded() -> None:
 
 
 def test_many_frames_are_refused_before_any_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llava_ultra_ext.serve.exam_pictures.check_picture", None)
+    monkeypatch.setattr("llava_ultra_ext.serve.exam_pictures.decode", None)
     error = refused([still()] * 500)
     assert error.code == "too_many_frames" and "500" in str(error) and "64" in str(error)
 
@@ -205,6 +205,39 @@ def test_limits_are_kept() -> None:
     assert refused([cine, still()], Limits(frames=8)).code == "too_many_frames"
     assert refused([cine], Limits(request_bytes=1000)).code == "request_too_large"
     assert refused([]).code == "bad_request"
+
+
+def test_pixels_are_counted_over_the_whole_exam(monkeypatch: pytest.MonkeyPatch) -> None:
+    cine, most = SHIPPED[CINE].read_bytes(), 8 * 240 * 320 + 64 * 48
+    assert len(open_exam([still(), cine], Limits(request_pixels=most)).pictures) == 9
+    monkeypatch.setattr("llava_ultra_ext.serve.exam_pictures.decode", None)
+    for files in ([still(), cine], [cine, still()], [still()] * 204):
+        limits = Limits(request_pixels=most - 1, frames=500)
+        error = refused(files, limits)
+        assert error.code == "picture_too_large" and f"{most - 1:,}" in str(error)
+
+
+def test_deflated_files_may_not_fill_the_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is small and allowed; what they inflate to is kept until the exam is open."""
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    dataset = made(speckle())
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    out = io.BytesIO()
+    dataset.save_as(out, enforce_file_format=True)
+    monkeypatch.setattr("llava_ultra_ext.serve.exam_pictures._INFLATED_BYTES", 3 * 200 * 240)
+    assert len(open_exam([out.getvalue()] * 3).pictures) == 3
+    error = refused([out.getvalue()] * 4)
+    assert error.code == "request_too_large" and "inflate" in str(error)
+
+
+def test_no_file_is_kept_when_the_frames_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llava_ultra_ext.data.ingest import exam_file
+
+    read, real = [], exam_file.open_exam_file
+    monkeypatch.setattr(exam_file, "open_exam_file", lambda *given: (read.append(1), real(*given))[1])
+    assert refused([dicom()] * 20, Limits(frames=3)).code == "too_many_frames"
+    assert len(read) == 4
 
 
 def test_a_large_cine_is_refused_before_it_is_decoded() -> None:

@@ -98,6 +98,17 @@ def test_the_store_keeps_the_newest_within_its_bounds() -> None:
     assert caught.value.code == "request_too_large"
 
 
+def test_an_old_exam_goes_though_nobody_asks() -> None:
+    now = [0.0]
+    store = ExamStore(Bounds(age_seconds=60), lambda: now[0])
+    kept(store)
+    store.sweep()
+    assert len(store) == 1
+    now[0] = 61.0
+    store.sweep()
+    assert len(store) == 0
+
+
 def test_keys_cannot_be_guessed_and_frames_are_not_printed() -> None:
     store = ExamStore()
     keys = {kept(store).key for _ in range(20)}

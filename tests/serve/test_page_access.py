@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,11 +15,17 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the page is made with Gradio")
 
+import httpx
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from llava_ultra_ext.serve import web
 from llava_ultra_ext.serve.errors import CODES
+from llava_ultra_ext.serve.exam_pictures import open_exam
+from llava_ultra_ext.serve.page import routes
+from llava_ultra_ext.serve.page.examples import Example
 from llava_ultra_ext.serve.page.guard import Guard, hosts_of
+from llava_ultra_ext.serve.page.store import ExamStore
 
 LOOPBACK = "http://127.0.0.1:7860"
 
@@ -82,6 +91,106 @@ def test_gradios_doors_to_the_disk_and_to_other_hosts_are_shut(page: TestClient)
     assert page.get("/").status_code == page.get("/page/page.js").status_code == 200
 
 
+FILE = '{"path": "http://127.0.0.1:9/x.png", "meta": {"_type": "gradio.FileData"}}'
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (FILE, 400),
+        (FILE.replace("path", "\\u0070ath"), 400),
+        (FILE.replace("path", "url"), 400),
+        ('[{"a": [' + FILE + "]}]", 400),
+        ("[" * 100 + "]" * 100, 400),
+        ("[" * 100_000 + "]" * 100_000, 400),
+        ("{" * 5000, 400),
+        ("9" * 5000, 400),
+        ('"' + "x" * 2**20 + '"', 413),
+        ('"请描述。", null, 0.2, true, {"a": "path"}', 200),
+    ],
+)
+@pytest.mark.parametrize("route", ["queue/join", "run/predict"])
+def test_events_carry_no_file(data: str, status: int, route: str) -> None:
+    """Gradio would download it into its temporary folder."""
+    seen = []
+
+    async def inner(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        seen.append(await receive())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"inside"})
+
+    client = TestClient(Guard(inner), base_url=LOOPBACK)
+    body = f'{{"data": [{data}], "fn_index": 1}}'.encode()
+    answer = client.post(f"/gradio_api/{route}", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status
+    assert [one["body"] for one in seen] == ([body] if status == 200 else [])
+    if status != 200:
+        assert any("\u4e00" <= letter <= "\u9fff" for letter in answer.text)
+
+
+def test_gradio_itself_gets_no_file(page: TestClient) -> None:
+    body = f'{{"data": [{FILE}], "fn_index": 0, "session_hash": "x"}}'
+    for route in ("queue/join", "run/predict"):
+        answer = page.post(f"/gradio_api/{route}", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 400 and "no file" in answer.text
+
+
+def test_parallel_guesses_pause_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    pausing, most = [0], [0]
+
+    async def pause(seconds: float) -> None:
+        pausing[0] += 1
+        most[0] = max(most[0], pausing[0])
+        for _ in range(5):
+            await real(0)
+        pausing[0] -= 1
+
+    real = asyncio.sleep
+    monkeypatch.setattr("llava_ultra_ext.serve.page.guard.asyncio.sleep", pause)
+    guard = Guard(FastAPI(), "a long password")
+
+    async def run() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url=LOOPBACK) as client:
+            answers = await asyncio.gather(*(client.get("/", auth=("u", str(guess))) for guess in range(5)))
+        return [one.status_code for one in answers]
+
+    assert asyncio.run(run()) == [401] * 5
+    assert most == [1]
+
+
+def test_examples_wait_their_turn_and_count_as_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is read only when the one before it is open."""
+    held, most = [0], [0]
+
+    def files() -> list[bytes]:
+        held[0] += 1
+        most[0] = max(most[0], held[0])
+        return [png()]
+
+    def opened(*given: Any, **more: Any) -> Any:
+        time.sleep(0.05)
+        held[0] -= 1
+        return open_exam(*given, **more)
+
+    monkeypatch.setattr(routes, "open_exam", opened)
+    exams = routes.ExamRoutes(ExamStore(), {"own-1": Example("own-1", "one", files)})
+
+    async def run() -> list[int]:
+        answers = await asyncio.gather(*(exams.example("own-1") for _ in range(routes.UPLOADS + 2)))
+        return [one.status_code for one in answers]
+
+    assert asyncio.run(run()) == [200] * routes.UPLOADS + [CODES["busy"]] * 2
+    assert most == [1]
+
+
+def test_exams_are_swept_while_the_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    swept = threading.Event()
+    monkeypatch.setattr(web, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(ExamStore, "sweep", lambda store: swept.set())
+    with TestClient(web.create_app("http://127.0.0.1:9"), base_url=LOOPBACK):
+        assert swept.wait(20)
+
+
 def test_the_page_names_no_other_host_and_its_scripts_carry_the_nonce(page: TestClient) -> None:
     answer = page.get("/")
     policy = answer.headers["content-security-policy"]
@@ -125,14 +234,20 @@ def test_another_address_needs_a_password(capsys: pytest.CaptureFixture[str], mo
     [line] = capsys.readouterr().err.splitlines()
     assert "--host 0.0.0.0" in line and "--password-file" in line
     file = tmp_path / "password"
-    file.write_text("geheim\n")
-    assert web.check(web.parser().parse_args(["--host", "0.0.0.0", "--password-file", str(file)])) == "geheim"
+    file.write_text("geheimnis\n")
+    assert web.check(web.parser().parse_args(["--host", "0.0.0.0", "--password-file", str(file)])) == "geheimnis"
     assert web.check(web.parser().parse_args([])) is None
     monkeypatch.setenv("ULTRA_SERVE_FRAMES", "many")
     assert web.main([]) == 2 and "ULTRA_SERVE_FRAMES" in capsys.readouterr().err
     monkeypatch.delenv("ULTRA_SERVE_FRAMES")
-    monkeypatch.setenv(web.PASSWORD_VARIABLE, "anders")
-    assert web.check(web.parser().parse_args(["--host", "::"])) == "anders"
+    monkeypatch.setenv(web.PASSWORD_VARIABLE, "andereres")
+    assert web.check(web.parser().parse_args(["--host", "::"])) == "andereres"
+    monkeypatch.setenv(web.PASSWORD_VARIABLE, "7 chars")
+    file.write_text("7 chars\n")
+    for flags, where in ([], web.PASSWORD_VARIABLE), (["--password-file", str(file)], "--password-file"):
+        assert web.main(flags) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert where in line and "8 or more" in line and "7 chars" not in line
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ class Conversation:
         )
         self.turns.append(turn)
         self._task = asyncio.create_task(_answer(client, question, turn, changed))
+        self._task.add_done_callback(lambda _: _ended(turn, changed))
         return self._task
 
     def stop(self) -> None:
@@ -123,6 +124,13 @@ class Conversation:
         """Forget everything."""
         self.stop()
         self.turns = []
+
+
+def _ended(turn: Turn, changed: asyncio.Event) -> None:
+    """A task that is cancelled before its first step runs none of its own code."""
+    if turn.state == RUNNING:
+        turn.state = STOPPED
+    changed.set()
 
 
 async def _answer(client: Client, question: Question, turn: Turn, changed: asyncio.Event) -> None:

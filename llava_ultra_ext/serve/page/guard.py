@@ -20,7 +20,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llava_ultra_ext.serve.errors import ServeError
 from llava_ultra_ext.serve.keys import is_loopback
+from llava_ultra_ext.serve.page.event_body import replayed
 
 _ALLOWED = re.compile(
     r"/|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt)/?|/(assets|static|svelte)/[\w./@-]+"
@@ -37,7 +39,7 @@ _POLICY = (
 """Gradio makes functions of the templates and ``js=`` that we give it, hence ``unsafe-eval``."""
 
 WRONG_PASSWORD_SECONDS = 1.0
-"""Pause after a wrong password, so that guessing is slow."""
+"""Pause after a wrong password, one guess after the other, so that guessing is slow."""
 
 _EXTERNAL_META = re.compile(rb"<meta\s[^>]*?(?:og:|twitter:)[^>]*?/?>", re.DOTALL)
 _LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -55,6 +57,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, password: str | None = None, hosts: Sequence[str] = ()) -> None:
         self._app, self._password, self._hosts = app, password, frozenset(hosts)
+        self._pause = asyncio.Lock()  # held while one guess pauses: many at once are no faster
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -66,6 +69,12 @@ class Guard:
         if refused is not None:
             await refused(scope, receive, send)
             return
+        if scope["path"].startswith("/gradio_api/") and scope["method"] not in ("GET", "HEAD"):
+            try:
+                receive = await replayed(receive)
+            except ServeError as error:
+                await _plain(error.status, str(error))(scope, receive, send)
+                return
         nonce = secrets.token_urlsafe(16)
         page = scope["path"] == "/" and scope["method"] == "GET"
         if page:  # an uncompressed answer can be given its nonce
@@ -83,7 +92,8 @@ class Guard:
             return _plain(403, "不接受其他网站的请求。 Requests of other sites are refused.")
         if self._password is not None and not _gives(headers.get("authorization", ""), self._password):
             if "authorization" in headers:
-                await asyncio.sleep(WRONG_PASSWORD_SECONDS)
+                async with self._pause:
+                    await asyncio.sleep(WRONG_PASSWORD_SECONDS)
             answer = _plain(401, "需要密码。 A password is needed.")
             answer.headers["WWW-Authenticate"] = 'Basic realm="LLaVA-Ultra", charset="UTF-8"'
             return answer

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ SIZES = "x-sizes"
 """Header of an upload: the files' lengths in bytes, joined by commas. A page of another host cannot send it unasked."""
 
 UPLOADS = 3
-"""Most at a time; each may hold `Limits.request_bytes`. Our choice."""
+"""Most at a time, examples among them; each may hold `Limits.request_bytes`. Our choice."""
 
 READ_SECONDS = 300.0
 _SHOWN_SIDE = 1024  # pixels; what is sent to the model stays whole
@@ -70,14 +71,9 @@ class ExamRoutes:
     async def upload(self, request: Request) -> Response:
         """An exam's files -> its key and frames."""
         try:
-            if self._uploads >= UPLOADS:
-                raise ServeError("busy", "上传太多，请稍后再试。 Too many uploads at once; try again soon.")
-            self._uploads += 1
-            try:
+            with self._one_more():
                 files = await asyncio.wait_for(self._files(request), READ_SECONDS)
-                return JSONResponse(await self._opened(files))
-            finally:
-                self._uploads -= 1
+                return JSONResponse(await self._opened(lambda: files))
         except ServeError as error:
             return refusal(error)
         except TimeoutError:
@@ -88,8 +84,8 @@ class ExamRoutes:
         try:
             if name not in self._examples:
                 raise ServeError("bad_request", "没有这个示例。 There is no such example.")
-            files = await asyncio.to_thread(self._examples[name].files)
-            return JSONResponse(await self._opened(files))
+            with self._one_more():
+                return JSONResponse(await self._opened(self._examples[name].files))
         except ServeError as error:
             return refusal(error)
 
@@ -106,6 +102,16 @@ class ExamRoutes:
             return Response(status_code=404)
         return Response((_HERE / name).read_bytes(), media_type="text/javascript")
 
+    @contextlib.contextmanager
+    def _one_more(self) -> Iterator[None]:
+        if self._uploads >= UPLOADS:
+            raise ServeError("busy", "上传太多，请稍后再试。 Too many uploads at once; try again soon.")
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
+
     async def _files(self, request: Request) -> list[bytes]:
         sizes = _sizes(request.headers.get(SIZES, ""), self._limits)
         body = bytearray()
@@ -121,9 +127,9 @@ class ExamRoutes:
             start += size
         return files
 
-    async def _opened(self, files: Sequence[bytes]) -> dict[str, Any]:
+    async def _opened(self, read: Callable[[], Sequence[bytes]]) -> dict[str, Any]:
         async with self._opening:
-            opened, frames = await asyncio.to_thread(self._open, files)
+            opened, frames = await asyncio.to_thread(self._open, read)
             pictures = await asyncio.to_thread(lambda: [_shown(one.image) for one in opened.pictures])
         sizes = [one.image.size for one in opened.pictures]
         exam = self._store.add(frames, sizes, [one.label for one in opened.pictures])
@@ -137,8 +143,8 @@ class ExamRoutes:
             "notes": _notes(opened, self._reader is not None),
         }
 
-    def _open(self, files: Sequence[bytes]) -> tuple[OpenedExam, list[bytes]]:
-        opened = open_exam(files, self._limits, reader=self._reader)
+    def _open(self, read: Callable[[], Sequence[bytes]]) -> tuple[OpenedExam, list[bytes]]:
+        opened = open_exam(read(), self._limits, reader=self._reader)
         return opened, [encoded(one.image) for one in opened.pictures]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -119,10 +120,20 @@ class ExamStore:
         if exam is not None:
             exam.stop()
 
-    def _make_room(self, coming: int) -> None:
+    def sweep(self) -> None:
+        """Forget exams that are too old; nobody may ask for any of them again."""
         now = self._clock()
         for key in [key for key, exam in self._exams.items() if now - exam.used > self.bounds.age_seconds]:
             self.drop(key)
+
+    async def sweep_every(self, seconds: float) -> None:
+        """`sweep` until cancelled: on a quiet page nothing else looks at their age."""
+        while True:
+            await asyncio.sleep(seconds)
+            self.sweep()
+
+    def _make_room(self, coming: int) -> None:
+        self.sweep()
         while (
             self._exams
             and coming
