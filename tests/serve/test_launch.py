@@ -116,6 +116,10 @@ def test_a_port_is_the_services_before_its_program_starts_and_between_two_starts
 def test_each_signal_ends_it_and_a_second_one_does_not_stop_the_end(number: signal.Signals) -> None:
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup, where it stays ignored
+        launch._hear_signals()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         launch._hear_signals()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
