@@ -69,6 +69,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def hosts_of(host: str) -> tuple[str, ...]:
+    """Names by which a browser reaches a loopback address; empty, any name, for another address."""
+    return ("127.0.0.1", "localhost", "::1", host) if is_loopback(host) else ()
+
+
 def check_host(host: str, keys: ApiKeys) -> None:
     """Refuse to serve other machines without a key.
 

@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect
 from llava_ultra_ext.serve.answer import Piece
 from llava_ultra_ext.serve.client import ControllerClient, Question
 from llava_ultra_ext.serve.errors import ServeError
-from llava_ultra_ext.serve.keys import ApiKeys, check_host
+from llava_ultra_ext.serve.keys import ApiKeys, check_host, hosts_of
 from llava_ultra_ext.serve.limits import Limits
 from llava_ultra_ext.serve.metrics import NO_MODEL, Metrics, Watch
 from llava_ultra_ext.serve.openai_errors import failed, failure, internal, no_route, refuse
@@ -274,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     app = create_app(ControllerClient(given.controller_address, templates), limits, keys, allowed)
     if not keys and ":" not in given.host:  # Starlette cuts IPv6 addresses at their first colon
         # A page of another site could have a name that leads here (DNS rebinding).
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", given.host])
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts_of(given.host))
     uvicorn.run(
         app,
         host=given.host,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
-from llava_ultra_ext.serve.keys import LEAST_CHARACTERS, is_loopback
+from llava_ultra_ext.serve.keys import LEAST_CHARACTERS, hosts_of, is_loopback
 from llava_ultra_ext.serve.limits import Limits
 from llava_ultra_ext.serve.prompts import TemplateChoice
 
@@ -146,7 +146,7 @@ def create_app(
     from llava_ultra_ext.data.deidentify.pixel_text import rapid_reader
     from llava_ultra_ext.serve.client import ControllerClient
     from llava_ultra_ext.serve.page.examples import examples
-    from llava_ultra_ext.serve.page.guard import Guard, hosts_of
+    from llava_ultra_ext.serve.page.guard import Guard
     from llava_ultra_ext.serve.page.layout import build, styles, theme
     from llava_ultra_ext.serve.page.routes import ExamRoutes
     from llava_ultra_ext.serve.page.store import ExamStore

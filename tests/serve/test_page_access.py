@@ -22,9 +22,10 @@ from fastapi.testclient import TestClient
 from llava_ultra_ext.serve import web
 from llava_ultra_ext.serve.errors import CODES
 from llava_ultra_ext.serve.exam_pictures import open_exam
+from llava_ultra_ext.serve.keys import hosts_of
 from llava_ultra_ext.serve.page import routes
 from llava_ultra_ext.serve.page.examples import Example
-from llava_ultra_ext.serve.page.guard import Guard, hosts_of
+from llava_ultra_ext.serve.page.guard import Guard
 from llava_ultra_ext.serve.page.store import ExamStore
 
 LOOPBACK = "http://127.0.0.1:7860"

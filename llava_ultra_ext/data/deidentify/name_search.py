@@ -23,7 +23,7 @@ from llava_ultra_ext.data.deidentify.name_evidence import (
     right_of,
 )
 from llava_ultra_ext.data.deidentify.name_lexicon import LONGEST, Lexicon
-from llava_ultra_ext.data.deidentify.name_words import NEVER_GIVEN, PERSON_ENDS
+from llava_ultra_ext.data.deidentify.name_words import NEVER_GIVEN, PERSON_ENDS, PLACEHOLDER_WORDS
 
 DOTS = "·•・‧∙．."
 DOT = f"[{DOTS}]"
@@ -37,7 +37,7 @@ _EPONYM = re.compile(
 )
 _DOTTED = re.compile(rf"[{_HAN}]{{1,8}}(?:{DOT}[{_HAN}]{{1,8}})+")
 _CLAUSE = re.compile(r"[^，,。；;：:！!？?\n]+")
-_REMOVED = r"\[(?:姓名|日期|电话|编号|床号|地址|机构|邮箱|网址|证件号)\]"  # placeholders; [张三] is none
+_REMOVED = rf"\[(?:{'|'.join(PLACEHOLDER_WORDS)})\]"  # placeholders; [张三] is none
 _RUN = re.compile(rf"{_REMOVED}|[{_HAN}]+(?:[·•・‧∙][{_HAN}]+)*")
 
 _NEVER_FIRST = "及与和同由经请的为是等之给向对在于有无"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.resources
 
 _HERE = "llava_ultra_ext.data.deidentify"
+PLACEHOLDER_WORDS = ("姓名", "日期", "电话", "编号", "床号", "地址", "机构", "邮箱", "网址", "证件号")
+"""Stand in brackets where something was removed."""
 
 
 def _lines(package: str, name: str) -> list[str]:

@@ -17,11 +17,9 @@ from collections.abc import Callable, Iterable
 
 from llava_ultra_ext.data.deidentify.name_lexicon import read_dictionary
 from llava_ultra_ext.data.deidentify.name_search import DOT, DOTS, NameSearch
-from llava_ultra_ext.data.deidentify.name_words import TITLES
+from llava_ultra_ext.data.deidentify.name_words import PLACEHOLDER_WORDS, TITLES
 
 PLACEHOLDER = "[姓名]"
-_PLACEHOLDERS = frozenset(["姓名", "编号", "电话", "床号", "日期", "地址", "机构", "邮箱", "网址", "证件号"])
-"""Words that stand in brackets where something was removed; as names they would be removed again and again."""
 
 _HAN = r"\u4e00-\u9fff"
 
@@ -91,7 +89,8 @@ class NameFinder:
             removed("name")
             return PLACEHOLDER
 
-        known = [name for name in known if name.strip() not in _PLACEHOLDERS]  # a form that was never filled in
+        # A form that was never filled in; its words would be removed from their own placeholders again and again.
+        known = [name for name in known if name.strip() not in PLACEHOLDER_WORDS]
         plain = text.casefold().replace("ı", "i")  # which patterns take for an i, and casefold does not
         forms = {form for name in known if _may_stand(name, plain) for form in _forms(name)}
         for pattern in sorted(forms, key=len, reverse=True):

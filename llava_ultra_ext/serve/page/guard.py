@@ -21,7 +21,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llava_ultra_ext.serve.errors import ServeError
-from llava_ultra_ext.serve.keys import is_loopback
 from llava_ultra_ext.serve.page.event_body import replayed
 
 _ALLOWED = re.compile(
@@ -42,7 +41,6 @@ WRONG_PASSWORD_SECONDS = 1.0
 """Pause after a wrong password, one guess after the other, so that guessing is slow."""
 
 _EXTERNAL_META = re.compile(rb"<meta\s[^>]*?(?:og:|twitter:)[^>]*?/?>", re.DOTALL)
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class Guard:
@@ -100,11 +98,6 @@ class Guard:
         if not _ALLOWED.fullmatch(path):
             return _plain(404, "没有这个页面。 There is no such page.")
         return None
-
-
-def hosts_of(host: str) -> tuple[str, ...]:
-    """Names by which a browser reaches a loopback address; empty, any name, for another address."""
-    return (*_LOCAL, host) if is_loopback(host) else ()
 
 
 def _host_name(header: str) -> str:
