@@ -17,6 +17,8 @@ from typing import Any
 from run_llava import armed_command, environment
 from trained import Trained
 
+from serving import free_ports
+
 START_S = 240
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -36,15 +38,6 @@ class Served:
     worker: str
     model: str
     trained: Trained
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at the moment."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for entry in sockets:
-            entry.bind(("127.0.0.1", 0))
-        return [entry.getsockname()[1] for entry in sockets]
 
 
 @contextlib.contextmanager
